@@ -1,0 +1,542 @@
+//! Reading blocks: the session that an unpacker or a transport drives.
+//!
+//! Two steps, as in writing: [`BlockDecoder::parse`] undoes the entropy coding, for any number of blocks at once;
+//! [`BlockDecoder::apply`] rebuilds the pages in stream order, since they may refer to pages before them, stores
+//! them, and compares their digest with the block's. Rebuilding is copying; nearly all the time goes to the
+//! first step.
+//!
+//! Every byte here may be hostile. What cannot be right is refused by [`crate::format`] and below; what is
+//! merely wrong does not survive the digest.
+
+use std::io;
+use std::ops::Range;
+
+use mig_simd::{Level, PageRecord, page_scan};
+use rayon::prelude::*;
+
+use crate::class::Class;
+use crate::columns::{self, Addressing, Run, Settled};
+use crate::encode::digest;
+use crate::error::DecodeError;
+use crate::format::block::{Block, Codec, Group};
+use crate::format::Header;
+use crate::longmatch::Match;
+use crate::matches::{self, MatchLists};
+use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
+use crate::refs::Reference;
+use crate::residual::rebuild;
+
+/// Pages put together, fingerprinted and stored at a time: they stay in the cache in between.
+const BATCH_PAGES: u64 = 64;
+
+/// Where rebuilt pages go, and where later blocks read them back.
+///
+/// Several threads call it at once, for different pages; pages that are read were written by a call that has
+/// returned. Before the first write, every page reads as zero.
+pub trait PageStore: Sync {
+    /// Stores whole pages from `first_page` on.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps them from being stored; the block fails with it.
+    fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Makes pages read as zero.
+    ///
+    /// # Errors
+    ///
+    /// As for [`write`](Self::write).
+    fn write_zero(&self, first_page: u64, pages: u64) -> io::Result<()>;
+
+    /// Reads a part of one page: `out.len()` bytes from byte `offset` on.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps them from being read.
+    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()>;
+}
+
+/// Rebuilds the blocks of one stream.
+#[derive(Debug)]
+pub struct BlockDecoder<'a> {
+    header: &'a Header,
+    references: &'a [Option<Reference>],
+    addressing: Vec<Addressing>,
+    level: Level,
+    zero: [u64; 2],
+}
+
+/// A block after the first step.
+#[derive(Debug)]
+pub struct ParsedBlock {
+    block: Block,
+    runs: Vec<Run>,
+    matches: MatchLists,
+    residual: Vec<Residual>,
+    /// The frame's data, as it came.
+    data: Vec<u8>,
+    /// The literals of each group.
+    literals: Vec<Literals>,
+    checks: Option<Range<usize>>,
+}
+
+/// A group's literals: in the frame's data, or decoded from it.
+#[derive(Debug)]
+enum Literals {
+    Stored(Range<usize>),
+    Decoded(Vec<u8>),
+}
+
+/// A residual page and where its literals are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Residual {
+    pub(crate) page: u64,
+    pub(crate) group: usize,
+    /// Where the literals start in the group, and their length in bytes.
+    pub(crate) start: usize,
+    pub(crate) len: usize,
+}
+
+fn invalid(field: &'static str, why: &'static str) -> DecodeError {
+    DecodeError::Invalid { field, why }
+}
+
+impl ParsedBlock {
+    /// The pages that the block rebuilds.
+    pub fn pages(&self) -> &PageSet {
+        &self.block.pages
+    }
+
+    /// XXH3-128 of the fingerprints that the pages must have.
+    pub fn digest(&self) -> [u8; 16] {
+        self.block.digest
+    }
+
+    /// What the pages are, in runs.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    fn literals_of(&self, residual: &Residual) -> &[u8] {
+        let group = match &self.literals[residual.group] {
+            Literals::Stored(range) => &self.data[range.clone()],
+            Literals::Decoded(bytes) => bytes,
+        };
+        &group[residual.start..residual.start + residual.len]
+    }
+}
+
+impl<'a> BlockDecoder<'a> {
+    /// A session on the stream with this header. `references` are what the header needs, in its order; what is not
+    /// at hand is `None`, and an error only for blocks that use it.
+    pub fn new(header: &'a Header, references: &'a [Option<Reference>], level: Level) -> Self {
+        let mut zero = [PageRecord::default()];
+        page_scan(level, &[0; PAGE_SIZE], &mut zero);
+        let addressing = header.references.iter().map(|need| need.kind.addressing()).collect();
+        BlockDecoder { header, references, addressing, level, zero: zero[0].fingerprint }
+    }
+
+    /// First step: reads a block frame's meta and data parts. Runs on the current rayon pool.
+    ///
+    /// # Errors
+    ///
+    /// Anything that `docs/format.md` does not allow, and damage that a checksum shows.
+    pub fn parse(&self, meta: &[u8], data: Vec<u8>) -> Result<ParsedBlock, DecodeError> {
+        let page_count = self.header.layout.page_count();
+        let block = Block::read(meta, data.len() as u64, self.header.block_pages, page_count)?;
+        let (runs, classes) = columns::decode(&block.columns, &block.pages, &self.addressing)?;
+        self.check_runs(&block.pages, &runs)?;
+        let mut at = 0;
+        let mut next = |len: u64| {
+            let start = at;
+            at += len as usize; // `Block::read` has added them up
+            start..at
+        };
+        let numbers = residual_pages(&block.pages, &runs);
+        let matches = match &block.matches {
+            None => MatchLists::default(),
+            Some(piece) => {
+                let list = piece.decode(&data[next(piece.coded_len)], "long matches")?;
+                let spaces = self.addressing.len() + 1;
+                matches::decode(&list, numbers.iter().copied(), spaces)?
+            }
+        };
+        let checks = block.checks.as_ref().map(|piece| next(piece.coded_len));
+        let held = |run: &&Run| !matches!(run.settled, Settled::Zero | Settled::Uniform(_));
+        let checked: u64 = runs.iter().filter(held).map(|run| u64::from(run.pages)).sum();
+        if let Some(checks) = &checks
+            && (block.checks.is_some_and(|piece| piece.codec != Codec::Raw) || checks.len() as u64 != checked * 8)
+        {
+            return Err(invalid("checks", "not eight bytes for each page that needs one"));
+        }
+        let residual = place(&block, &classes, &matches, &numbers)?;
+        let coded: Vec<Range<usize>> = block.groups.iter().map(|group| next(group.piece.coded_len)).collect();
+        let decode = |(group, coded): (&Group, Range<usize>)| {
+            Ok(match group.piece.codec {
+                Codec::Raw => Literals::Stored(coded),
+                Codec::Zstd => Literals::Decoded(group.piece.decode(&data[coded], "group")?),
+            })
+        };
+        let literals = block.groups.par_iter().zip(coded).map(decode).collect::<Result<_, DecodeError>>()?;
+        Ok(ParsedBlock { block, runs, matches, residual, data, literals, checks })
+    }
+
+    /// Checks that what runs point to can exist.
+    fn check_runs(&self, pages: &PageSet, runs: &[Run]) -> Result<(), DecodeError> {
+        let page_count = self.header.layout.page_count();
+        let (mut ordinal, end_of) = (0, |start: u64, run: &Run| start.saturating_add(run.pages.into()));
+        for run in runs {
+            match run.settled {
+                Settled::Reference { index, position } => {
+                    let need = &self.header.references[usize::from(index)]; // `columns::decode` knows how many
+                    if end_of(position, run) > need.blocks {
+                        return Err(invalid("columns", "a run ends beyond its reference"));
+                    }
+                }
+                Settled::Duplicate { source } => {
+                    if end_of(source, run) > page_count {
+                        return Err(invalid("columns", "a duplicate's source is beyond the memory"));
+                    }
+                    if source == pages.page_at(ordinal) {
+                        return Err(invalid("columns", "a page is a duplicate of itself"));
+                    }
+                }
+                Settled::Zero | Settled::Uniform(_) | Settled::Residual => {}
+            }
+            ordinal += u64::from(run.pages);
+        }
+        Ok(())
+    }
+
+    /// Second step: rebuilds a block's pages, stores them and verifies them. Blocks come in stream order. Runs on
+    /// the current rayon pool.
+    ///
+    /// # Errors
+    ///
+    /// References that are missing or unreadable, sources that may not be used, and
+    /// [`DecodeError::Digest`] if the pages are not those that were packed. Pages of a failed block may have been
+    /// stored; they hold nothing that can be relied on.
+    pub fn apply(&self, block: &ParsedBlock, store: &impl PageStore) -> Result<(), DecodeError> {
+        let built = self.build_matched(block, store)?;
+        let pages = Pages { block, built };
+        let count = block.block.pages.len();
+        let batches = count.div_ceil(BATCH_PAGES);
+        let fingerprints: Vec<Vec<[u64; 2]>> = (0..batches)
+            .into_par_iter()
+            .map_init(
+                || Batch { bytes: vec![0; BATCH_PAGES as usize * PAGE_SIZE], records: Vec::new() },
+                |batch, index| {
+                    let ordinals = index * BATCH_PAGES..count.min((index + 1) * BATCH_PAGES);
+                    self.store_batch(&pages, ordinals, batch, store)
+                },
+            )
+            .collect::<Result<_, _>>()?;
+        let fingerprints = fingerprints.concat();
+        let failed = || {
+            let (first_page, pages) = (block.block.pages.first(), count);
+            DecodeError::Digest { first_page, pages }
+        };
+        if digest(&fingerprints) != block.block.digest {
+            return Err(failed());
+        }
+        if let Some(checks) = &block.checks {
+            let mut checks = block.data[checks.clone()].chunks_exact(8);
+            let mut ordinal = 0;
+            for run in &block.runs {
+                let end = ordinal + run.pages as usize;
+                if !matches!(run.settled, Settled::Zero | Settled::Uniform(_)) {
+                    for fingerprint in &fingerprints[ordinal..end] {
+                        if checks.next() != Some(&fingerprint[0].to_le_bytes()) {
+                            return Err(failed());
+                        }
+                    }
+                }
+                ordinal = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rebuilds the residual pages that long matches are part of.
+    fn build_matched(
+        &self,
+        block: &ParsedBlock,
+        store: &impl PageStore,
+    ) -> Result<Vec<Option<Box<Page>>>, DecodeError> {
+        let build = |index: usize| -> Result<Option<Box<Page>>, DecodeError> {
+            let matches = block.matches.of_page(index);
+            if matches.is_empty() {
+                return Ok(None);
+            }
+            let mut page = Box::new([0; PAGE_SIZE]);
+            let literals = block.literals_of(&block.residual[index]);
+            rebuild(literals, matches, &mut page, |found, to| self.copy_match(block, found, to, store))?;
+            Ok(Some(page))
+        };
+        let mut built: Vec<Option<Box<Page>>> =
+            (0..block.residual.len()).into_par_iter().map(build).collect::<Result<_, _>>()?;
+        // Sources within the block: now that all else is there, in order.
+        for index in 0..block.residual.len() {
+            for found in block.matches.of_page(index) {
+                let source = found.source / PAGE_WORDS as u64;
+                if found.space != 0 || block.block.pages.ordinal_of(source).is_none() {
+                    continue;
+                }
+                let from = block
+                    .residual
+                    .binary_search_by_key(&source, |residual| residual.page)
+                    .ok()
+                    .filter(|&from| from < index)
+                    .ok_or(invalid("long matches", "a source is not an earlier residual page"))?;
+                let (before, rest) = built.split_at_mut(index);
+                let from = match &before[from] {
+                    Some(page) => page.as_slice(),
+                    None => block.literals_of(&block.residual[from]),
+                };
+                let start = (found.source % PAGE_WORDS as u64) as usize * 8;
+                let (to, len) = (usize::from(found.start) * 8, usize::from(found.words) * 8);
+                if let Some(page) = &mut rest[0] {
+                    page[to..to + len].copy_from_slice(&from[start..start + len]);
+                }
+            }
+        }
+        Ok(built)
+    }
+
+    /// Copies a match from outside the block; matches from inside are left for later.
+    fn copy_match(
+        &self,
+        block: &ParsedBlock,
+        found: &Match,
+        to: &mut [u8],
+        store: &impl PageStore,
+    ) -> Result<(), DecodeError> {
+        let page = found.source / PAGE_WORDS as u64;
+        let offset = (found.source % PAGE_WORDS as u64) as usize * 8;
+        if found.space > 0 {
+            let mut scratch = [0; PAGE_SIZE];
+            let from = self.reference_page(usize::from(found.space) - 1, page, &mut scratch)?;
+            to.copy_from_slice(&from[offset..offset + to.len()]);
+            return Ok(());
+        }
+        if page >= self.header.layout.page_count() {
+            return Err(invalid("long matches", "a source is beyond the memory"));
+        }
+        if block.block.pages.ordinal_of(page).is_some() {
+            return Ok(());
+        }
+        store.read(page, offset, to).map_err(|source| DecodeError::Io { what: "reading earlier pages", source })
+    }
+
+    fn reference_page<'p>(
+        &'p self,
+        index: usize,
+        position: u64,
+        scratch: &'p mut Page,
+    ) -> Result<&'p Page, DecodeError> {
+        let Some(reference) = self.references.get(index).and_then(Option::as_ref) else {
+            let name = self.header.references.get(index).map(|need| need.name.clone()).unwrap_or_default();
+            return Err(DecodeError::MissingReference { index, name });
+        };
+        reference.block(position, scratch).map_err(|source| DecodeError::Reference { index, source })
+    }
+
+    /// Puts pages together in `batch`, stores them, and gives their fingerprints.
+    fn store_batch(
+        &self,
+        pages: &Pages<'_>,
+        ordinals: Range<u64>,
+        batch: &mut Batch,
+        store: &impl PageStore,
+    ) -> Result<Vec<[u64; 2]>, DecodeError> {
+        let set = &pages.block.block.pages;
+        let count = (ordinals.end - ordinals.start) as usize;
+        let mut fingerprints = vec![self.zero; count];
+        let mut spans: Vec<(usize, usize)> = Vec::new(); // batch places of pages that are not zero
+        let mut place = 0;
+        let (slots, _) = batch.bytes.as_chunks_mut::<PAGE_SIZE>();
+        for (run, skip) in pages.runs_from(ordinals.start) {
+            let take = ((u64::from(run.pages) - skip) as usize).min(count - place);
+            if run.settled != Settled::Zero {
+                for (offset, to) in slots[place..place + take].iter_mut().enumerate() {
+                    let ordinal = ordinals.start + (place + offset) as u64;
+                    self.fill(pages, run.settled, skip + offset as u64, ordinal, to, store)?;
+                }
+                match spans.last_mut() {
+                    Some((_, end)) if *end == place => *end += take,
+                    _ => spans.push((place, place + take)),
+                }
+            }
+            place += take;
+            if place == count {
+                break;
+            }
+        }
+        for (start, end) in spans {
+            let bytes = &batch.bytes[start * PAGE_SIZE..end * PAGE_SIZE];
+            batch.records.resize(end - start, PageRecord::default());
+            page_scan(self.level, bytes, &mut batch.records);
+            for (fingerprint, record) in fingerprints[start..end].iter_mut().zip(&batch.records) {
+                *fingerprint = record.fingerprint;
+            }
+            let mut done = 0;
+            for range in set.slice(ordinals.start + start as u64..ordinals.start + end as u64) {
+                let len = (range.end - range.start) as usize * PAGE_SIZE;
+                let stored = store.write(range.start, &bytes[done..done + len]);
+                stored.map_err(|source| DecodeError::Io { what: "storing pages", source })?;
+                done += len;
+            }
+        }
+        self.store_zeros(pages, ordinals, store)?;
+        Ok(fingerprints)
+    }
+
+    fn store_zeros(
+        &self,
+        pages: &Pages<'_>,
+        ordinals: Range<u64>,
+        store: &impl PageStore,
+    ) -> Result<(), DecodeError> {
+        let mut ordinal = ordinals.start;
+        for (run, skip) in pages.runs_from(ordinals.start) {
+            let end = ordinals.end.min(ordinal + u64::from(run.pages) - skip);
+            if run.settled == Settled::Zero {
+                for range in pages.block.block.pages.slice(ordinal..end) {
+                    let stored = store.write_zero(range.start, range.end - range.start);
+                    stored.map_err(|source| DecodeError::Io { what: "storing pages", source })?;
+                }
+            }
+            ordinal = end;
+            if ordinal == ordinals.end {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rebuilds one page that is not zero; `offset` is its place in its run.
+    fn fill(
+        &self,
+        pages: &Pages<'_>,
+        settled: Settled,
+        offset: u64,
+        ordinal: u64,
+        to: &mut Page,
+        store: &impl PageStore,
+    ) -> Result<(), DecodeError> {
+        match settled {
+            Settled::Zero => to.fill(0),
+            Settled::Uniform(word) => {
+                to.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word.to_le_bytes());
+            }
+            Settled::Reference { index, position } => {
+                let mut scratch = [0; PAGE_SIZE];
+                *to = *self.reference_page(index.into(), position + offset, &mut scratch)?;
+            }
+            Settled::Duplicate { source } => {
+                let source = source + offset;
+                if pages.block.block.pages.ordinal_of(source).is_some() {
+                    *to = *pages
+                        .residual_page(source)
+                        .ok_or(invalid("columns", "a duplicate's source in its own block is not residual"))?;
+                } else {
+                    let read = store.read(source, 0, to);
+                    read.map_err(|source| DecodeError::Io { what: "reading earlier pages", source })?;
+                }
+            }
+            Settled::Residual => {
+                let number = pages.block.block.pages.page_at(ordinal);
+                *to = *pages.residual_page(number).ok_or(invalid("columns", "a residual page is missing"))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Buffers of one task.
+struct Batch {
+    bytes: Vec<u8>,
+    records: Vec<PageRecord>,
+}
+
+/// A block's pages, its residual ones rebuilt.
+struct Pages<'p> {
+    block: &'p ParsedBlock,
+    built: Vec<Option<Box<Page>>>,
+}
+
+impl Pages<'_> {
+    fn residual_page(&self, page: u64) -> Option<&Page> {
+        let index = self.block.residual.binary_search_by_key(&page, |residual| residual.page).ok()?;
+        match &self.built[index] {
+            Some(page) => Some(page),
+            None => self.block.literals_of(&self.block.residual[index]).first_chunk(),
+        }
+    }
+
+    /// The runs from the one that holds `ordinal` on; the first with the number of its pages before that.
+    fn runs_from(&self, ordinal: u64) -> impl Iterator<Item = (&Run, u64)> {
+        let mut before = 0;
+        let first = self
+            .block
+            .runs
+            .iter()
+            .position(|run| {
+                before += u64::from(run.pages);
+                before > ordinal
+            })
+            .unwrap_or(self.block.runs.len());
+        let rest = &self.block.runs[first..];
+        let skip = rest.first().map_or(0, |run| u64::from(run.pages) - (before - ordinal));
+        rest.iter().enumerate().map(move |(index, run)| (run, if index == 0 { skip } else { 0 }))
+    }
+}
+
+/// Numbers of the residual pages, in order.
+pub(crate) fn residual_pages(set: &PageSet, runs: &[Run]) -> Vec<u64> {
+    let mut pages = Vec::new();
+    let mut ordinal = 0;
+    for run in runs {
+        let end = ordinal + u64::from(run.pages);
+        if run.settled == Settled::Residual {
+            pages.extend(set.slice(ordinal..end).flatten());
+        }
+        ordinal = end;
+    }
+    pages
+}
+
+/// Finds each residual page's literals, and checks that the groups hold just what they need.
+pub(crate) fn place(
+    block: &Block,
+    classes: &[Class],
+    matches: &MatchLists,
+    numbers: &[u64],
+) -> Result<Vec<Residual>, DecodeError> {
+    // The next group of each class, and how many of its pages and bytes are taken.
+    let mut cursors = Class::ALL.map(|class| {
+        let first = block.groups.iter().position(|group| group.class == class).unwrap_or(block.groups.len());
+        (first, 0u32, 0usize)
+    });
+    let mut residual = Vec::with_capacity(numbers.len());
+    for (index, (&page, &class)) in numbers.iter().zip(classes).enumerate() {
+        let (group, taken, start) = &mut cursors[class as usize];
+        let found = block.groups.get(*group).filter(|found| found.class == class);
+        let found = found.ok_or(invalid("groups", "a class has more pages than its groups"))?;
+        let len = PAGE_SIZE - matches.covered(index) * 8;
+        residual.push(Residual { page, group: *group, start: *start, len });
+        *start += len;
+        *taken += 1;
+        if *taken == found.pages {
+            if *start as u64 != found.piece.raw_len {
+                return Err(invalid("groups", "a group's length is not that of its pages"));
+            }
+            (*group, *taken, *start) = (*group + 1, 0, 0);
+        }
+    }
+    let grouped: u64 = block.groups.iter().map(|group| u64::from(group.pages)).sum();
+    if grouped != numbers.len() as u64 || cursors.iter().any(|&(_, taken, _)| taken > 0) {
+        return Err(invalid("groups", "they have more pages than there are"));
+    }
+    Ok(residual)
+}

@@ -1,0 +1,59 @@
+//! MiG's engine: guest memory in, a stream a fraction of its size out, and back, byte for byte.
+//!
+//! A desktop VM's memory is mostly things that need not be sent: zero pages, pages that equal a block of the VM's
+//! own disk, pages of an older snapshot, pages sent before. The engine settles those first, takes far repetitions
+//! out of the rest, and hands what is left to an entropy coder. What it writes is verified page by page when it is
+//! read. `ARCHITECTURE.md` tells the life of a page, `docs/format.md` the stream's bytes.
+//!
+//! * Files: [`Packer`] and [`Unpacker`] for [`MemoryImage`]s, on any `Write` and `Read`; [`Reader`] for any page of
+//!   a packed file.
+//! * Transports and VMMs: [`BlockEncoder`] with its [`History`], and [`BlockDecoder`], which turn sets of captured
+//!   pages into blocks and back.
+//!
+//! No sockets, no async, no global state; threads end with the call that started them. Nothing panics on any
+//! bytes from outside.
+
+#![deny(unsafe_code)]
+
+mod class;
+mod columns;
+mod decode;
+mod encode;
+mod error;
+mod format;
+pub mod image;
+pub mod inspect;
+mod longmatch;
+pub mod map;
+mod matches;
+mod options;
+mod pack;
+mod page;
+mod pipeline;
+mod progress;
+pub mod reference;
+mod reader;
+mod refs;
+mod residual;
+mod settle;
+mod source;
+mod unpack;
+mod worker;
+
+pub use class::Class;
+pub use columns::{Run as SettledRun, Settled};
+pub use decode::{BlockDecoder, PageStore, ParsedBlock};
+pub use encode::{BlockEncoder, BlockStats, CodedBlock, History, Scanned, SettledBlock};
+pub use error::{DecodeError, EncodeError};
+pub use format::{Header, ReferenceKind, ReferenceNeed, VERSION};
+pub use image::{FormatChoice, ImageFormat, ImageLayout, MemoryImage};
+pub use mig_simd::Level;
+pub use options::{Effort, UnknownEffort};
+pub use pack::{PackSummary, Packer, default_threads};
+pub use page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
+pub use progress::{Cancel, OnProgress, Progress};
+pub use reader::Reader;
+pub use refs::{OpenError, Reference, Resolved, fingerprints};
+pub use source::PageSource;
+pub use unpack::{DecodeLimits, FileStore, OpaqueStore, UnpackError, UnpackSummary, Unpacker};
+pub use worker::{CpuWorker, ScanWorker};

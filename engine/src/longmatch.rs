@@ -1,0 +1,287 @@
+//! Long matches: word ranges that an earlier page of the stream, or an older memory image, already holds.
+//!
+//! zstd sees the few MiB of its group; memory repeats itself over gigabytes: the same library data in every
+//! process, the same object at another offset. So every residual page is sampled by content (`mig_simd`'s
+//! anchors: the places where a hash of four words has its low bits zero, the same places wherever the words
+//! lie), each sample is looked up in a table of earlier samples, and what turns out equal for long enough is
+//! taken out before the coder. The window is what the destination has already, so it costs no memory there.
+//! The idea is rzip's and lrzip's long-range matching, on words.
+//!
+//! Three steps, so that only the middle one is serial: anchors are computed with the scan, [`Finder::probe`]
+//! runs in stream order, and [`matches_of`] compares and extends in parallel again.
+
+use mig_simd::{Level, word_diff};
+
+use crate::page::{PAGE_WORDS, Page};
+
+/// Table slots at most, as a power of two: 64 MiB, whatever the size of the guest.
+const MAX_TABLE_BITS: u32 = 23;
+/// Table slots for each page of a small guest, as a power of two.
+const PAGE_SLOT_BITS: u32 = 6;
+/// Bits of a table entry that hold a word address plus one: 32 TiB of guest.
+const ADDRESS_BITS: u32 = 42;
+
+/// What the long-match step of an effort looks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Search {
+    /// One position in 2^sparsity is sampled.
+    pub(crate) sparsity: u32,
+    /// Shorter matches are left to zstd.
+    pub(crate) min_words: usize,
+}
+
+/// Where the words of a page are found again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Match {
+    /// First word of the page that is covered.
+    pub(crate) start: u16,
+    /// Words covered, at least 1.
+    pub(crate) words: u16,
+    /// 0 for this stream, `1 + n` for reference `n`.
+    pub(crate) space: u8,
+    /// Address of the first word there: page number times 512, plus the word's place in the page.
+    pub(crate) source: u64,
+}
+
+/// A place that may match: position in the page, and word address in the stream.
+pub(crate) type Candidate = (u16, u64);
+
+/// Samples of all residual pages so far.
+#[derive(Debug)]
+pub(crate) struct Finder {
+    table: Vec<u64>,
+    /// The bits of a hash above these choose its slot.
+    shift: u32,
+}
+
+impl Finder {
+    /// A table for a guest of `page_count` pages.
+    pub(crate) fn new(page_count: u64) -> Self {
+        let bits = (page_count.max(64).ilog2() + 1 + PAGE_SLOT_BITS).min(MAX_TABLE_BITS);
+        Finder { table: vec![0; 1 << bits], shift: 64 - bits }
+    }
+
+    /// Looks up a page's anchors, then adds them. `anchors` are positions and hashes as `mig_simd::anchors`
+    /// gives them.
+    pub(crate) fn probe(&mut self, page: u64, positions: &[u16], hashes: &[u64], out: &mut Vec<Candidate>) {
+        if page >= 1 << (ADDRESS_BITS - 9) {
+            return;
+        }
+        // Looking up everything before adding anything keeps a page from matching itself, and lets the
+        // table's cache misses overlap.
+        for (&position, &hash) in positions.iter().zip(hashes) {
+            let entry = self.table[(hash >> self.shift) as usize];
+            if entry != 0 && (entry ^ tag(hash)) >> ADDRESS_BITS == 0 {
+                out.push((position, (entry & ((1 << ADDRESS_BITS) - 1)) - 1));
+            }
+        }
+        for (&position, &hash) in positions.iter().zip(hashes) {
+            self.table[(hash >> self.shift) as usize] = tag(hash) | (page * PAGE_WORDS as u64 + u64::from(position) + 1);
+        }
+    }
+}
+
+/// Bits of a hash that chose no slot, at the top of an entry.
+fn tag(hash: u64) -> u64 {
+    hash << MAX_TABLE_BITS >> ADDRESS_BITS << ADDRESS_BITS
+}
+
+/// The `index`th word of a page.
+pub(crate) fn word(page: &Page, index: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes.copy_from_slice(&page[index * 8..index * 8 + 8]);
+    u64::from_le_bytes(bytes)
+}
+
+/// The same page in an older memory image.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Older<'a> {
+    pub(crate) space: u8,
+    pub(crate) page: u64,
+    pub(crate) bytes: &'a Page,
+}
+
+/// Appends the page's long matches to `out`, in ascending order and without overlap.
+///
+/// First what the page still shares with its own older version, word by word; then, in the gaps, the
+/// candidates. `earlier` gives the bytes of pages that the stream holds already.
+pub(crate) fn matches_of<'s>(
+    level: Level,
+    page: &Page,
+    candidates: &[Candidate],
+    older: Option<Older<'_>>,
+    earlier: impl Fn(u64) -> Option<&'s Page>,
+    search: Search,
+    out: &mut Vec<Match>,
+) {
+    let first = out.len();
+    if let Some(older) = older {
+        shared_words(level, page, older, search.min_words, out);
+    }
+    if candidates.is_empty() {
+        return;
+    }
+    if out.len() == first {
+        fill_gap(page, (0, PAGE_WORDS), candidates, &earlier, search, out);
+        return;
+    }
+    let fixed = out.split_off(first);
+    let mut end = 0;
+    for found in fixed {
+        fill_gap(page, (end, usize::from(found.start)), candidates, &earlier, search, out);
+        end = usize::from(found.start + found.words);
+        out.push(found);
+    }
+    fill_gap(page, (end, PAGE_WORDS), candidates, &earlier, search, out);
+}
+
+/// Ranges of at least `min_words` words that are as they were in the older version, if enough of the page is.
+fn shared_words(level: Level, page: &Page, older: Older<'_>, min_words: usize, out: &mut Vec<Match>) {
+    let (mut mask, mut words) = ([0; PAGE_WORDS / 64], [0; PAGE_WORDS]);
+    let differing = word_diff(level, page, older.bytes, &mut mask, &mut words);
+    if differing > PAGE_WORDS * 3 / 4 {
+        return;
+    }
+    let differs = |index: usize| mask[index / 64] >> (index % 64) & 1 != 0;
+    let mut start = 0;
+    while start < PAGE_WORDS {
+        let end = (start..PAGE_WORDS).find(|&index| differs(index)).unwrap_or(PAGE_WORDS);
+        if end - start >= min_words && !constant(page, start, end) {
+            out.push(Match {
+                start: start as u16,
+                words: (end - start) as u16,
+                space: older.space,
+                source: older.page * PAGE_WORDS as u64 + start as u64,
+            });
+        }
+        start = end + 1;
+    }
+}
+
+/// Whether all these words are one word: the coder has those almost for free.
+fn constant(page: &Page, start: usize, end: usize) -> bool {
+    let first = word(page, start);
+    (start + 1..end).all(|index| word(page, index) == first)
+}
+
+fn fill_gap<'s>(
+    page: &Page,
+    (low, high): (usize, usize),
+    candidates: &[Candidate],
+    earlier: &impl Fn(u64) -> Option<&'s Page>,
+    search: Search,
+    out: &mut Vec<Match>,
+) {
+    if high - low < search.min_words {
+        return;
+    }
+    let from = candidates.partition_point(|&(position, _)| usize::from(position) < low);
+    let mut low = low;
+    for &(position, address) in &candidates[from..] {
+        let position = usize::from(position);
+        if position >= high {
+            break;
+        }
+        if position < low {
+            continue;
+        }
+        let source_page = address / PAGE_WORDS as u64;
+        let at = (address % PAGE_WORDS as u64) as usize;
+        let Some(source) = earlier(source_page) else { continue };
+        let before = (1..=(position - low).min(at))
+            .take_while(|&back| word(page, position - back) == word(source, at - back))
+            .count();
+        let after = (0..(high - position).min(PAGE_WORDS - at))
+            .take_while(|&ahead| word(page, position + ahead) == word(source, at + ahead))
+            .count();
+        let (start, end) = (position - before, position + after);
+        // A hash that collided matches nothing; what surrounds it is no match of ours either.
+        if after < 4 || end - start < search.min_words {
+            continue;
+        }
+        out.push(Match {
+            start: start as u16,
+            words: (end - start) as u16,
+            space: 0,
+            source: address - before as u64,
+        });
+        low = end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mig_simd::{Anchors, anchors};
+
+    const SEARCH: Search = Search { sparsity: 2, min_words: 8 };
+
+    fn random_page(seed: u64) -> Page {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        std::array::from_fn(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 32) as u8
+        })
+    }
+
+    fn find(pages: &[Page], older: Option<Older<'_>>) -> Vec<Vec<Match>> {
+        let mut finder = Finder::new(pages.len() as u64);
+        let level = Level::best();
+        let mut all = Vec::new();
+        for (number, page) in pages.iter().enumerate() {
+            let mut sampled = Anchors::default();
+            anchors(level, page, SEARCH.sparsity, &mut sampled);
+            let (mut candidates, mut found) = (Vec::new(), Vec::new());
+            finder.probe(number as u64, sampled.positions(), sampled.hashes(), &mut candidates);
+            let earlier = |page: u64| pages.get(page as usize);
+            matches_of(level, page, &candidates, older, earlier, SEARCH, &mut found);
+            for found in &found {
+                assert_eq!(found.space == 0, older.is_none());
+                let base = older.map_or(0, |older| older.page * PAGE_WORDS as u64);
+                for i in 0..usize::from(found.words) {
+                    let source = (found.source - base) as usize + i;
+                    let bytes = older.map_or(&pages[source / PAGE_WORDS], |older| older.bytes);
+                    assert_eq!(word(page, usize::from(found.start) + i), word(bytes, source % PAGE_WORDS));
+                }
+            }
+            all.push(found);
+        }
+        all
+    }
+
+    #[test]
+    fn a_moved_range_is_found_whole() {
+        let one = random_page(1);
+        let mut two = random_page(2);
+        two[800..2800].copy_from_slice(&one[1600..3600]);
+        let found = find(&[one, two], None);
+        assert!(found[0].is_empty());
+        assert_eq!(found[1], [Match { start: 100, words: 250, space: 0, source: 200 }]);
+    }
+
+    #[test]
+    fn a_page_does_not_match_itself() {
+        let mut page = random_page(3);
+        page.copy_within(0..2048, 2048);
+        assert!(find(&[page], None)[0].is_empty());
+    }
+
+    #[test]
+    fn an_older_version_is_used_where_it_still_holds() {
+        let mut page = random_page(4);
+        let bytes = page;
+        page[8 * 100] ^= 1;
+        page[8 * 300] ^= 1;
+        page[8 * 303] ^= 1; // leaves two equal words between: too few
+        let older = Older { space: 2, page: 77, bytes: &bytes };
+        let found = find(&[page], Some(older));
+        let base = 77 * 512;
+        assert_eq!(found[0], [
+            Match { start: 0, words: 100, space: 2, source: base },
+            Match { start: 101, words: 199, space: 2, source: base + 101 },
+            Match { start: 304, words: 208, space: 2, source: base + 304 },
+        ]);
+    }
+}

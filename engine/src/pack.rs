@@ -1,0 +1,347 @@
+//! Packing a memory image into a stream.
+
+use std::io::{IoSlice, Write};
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+
+use mig_simd::Level;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::encode::{BlockEncoder, BlockStats, CodedBlock, History, digest_bytes};
+use crate::error::EncodeError;
+use crate::format::block::Piece;
+use crate::format::frame::{self, FrameType};
+use crate::format::index::{End, IndexEntry, write_index};
+use crate::format::wire::put_varint;
+use crate::format::{Header, limits};
+use crate::image::MemoryImage;
+use crate::options::Effort;
+use crate::page::PageSet;
+use crate::pipeline::{self, Steps};
+use crate::progress::{Cancel, OnProgress, Progress};
+use crate::refs::Reference;
+use crate::residual::compress_list;
+use crate::worker::{CpuWorker, ScanWorker};
+
+/// Pages of a block: 64 MiB.
+const BLOCK_PAGES: u64 = 1 << 14;
+/// Pages of a block that can be read at random: 4 MiB.
+const RANDOM_BLOCK_PAGES: u64 = 1 << 10;
+
+/// Packs memory images. What it writes depends on the image, the references, the effort and
+/// `random_access`, and on nothing else.
+///
+/// ```no_run
+/// use mig_engine::{Cancel, Effort, Level, MemoryImage, Packer, Reference};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let image = MemoryImage::open("guest.raw".as_ref(), None)?;
+/// let mut disk = Reference::open("guest.qcow2".as_ref(), image.page_count())?;
+/// disk.build_index(Level::best(), &Cancel::new())?;
+/// let out = std::fs::File::create("guest.mig")?;
+/// let summary = Packer::new().effort(Effort::Fast).reference(disk).pack(&image, out)?;
+/// println!("{} bytes for {} pages", summary.stream_bytes, summary.pages);
+/// # Ok(())
+/// # }
+/// ```
+pub struct Packer<'a> {
+    references: Vec<Reference>,
+    effort: Effort,
+    random_access: bool,
+    threads: usize,
+    level: Level,
+    worker: Option<&'a dyn ScanWorker>,
+    progress: Option<OnProgress<'a>>,
+    cancel: Cancel,
+}
+
+impl std::fmt::Debug for Packer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Packer")
+            .field("effort", &self.effort)
+            .field("random_access", &self.random_access)
+            .field("threads", &self.threads)
+            .field("level", &self.level)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What packing came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PackSummary {
+    /// Pages packed.
+    pub pages: u64,
+    /// Bytes of the whole stream.
+    pub stream_bytes: u64,
+    /// Bytes of the image that belong to no page, as they are in the image.
+    pub opaque_bytes: u64,
+    /// Bytes of their frames in the stream.
+    pub opaque_coded: u64,
+    /// All blocks together.
+    pub blocks: BlockStats,
+}
+
+/// The number of threads to use when nobody says: what the system offers.
+pub fn default_threads() -> usize {
+    available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
+impl Default for Packer<'_> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<'a> Packer<'a> {
+    /// A packer at effort `balanced`, on all cores, without references.
+    pub fn new() -> Self {
+        Packer {
+            references: Vec::new(),
+            effort: Effort::Balanced,
+            random_access: false,
+            threads: default_threads(),
+            level: Level::best(),
+            worker: None,
+            progress: None,
+            cancel: Cancel::new(),
+        }
+    }
+
+    /// Sets the effort.
+    pub fn effort(mut self, effort: Effort) -> Self {
+        self.effort = effort;
+        self
+    }
+
+    /// Adds a reference; it should have its index. Those added first are preferred.
+    pub fn reference(mut self, reference: Reference) -> Self {
+        self.references.push(reference);
+        self
+    }
+
+    /// Small groups that refer to nothing else, and a check for each page, so that any page can be read from
+    /// the file in under a millisecond. Costs a few percent.
+    pub fn random_access(mut self, random_access: bool) -> Self {
+        self.random_access = random_access;
+        self
+    }
+
+    /// Sets the number of threads, at least 1.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// Sets the SIMD level of everything that runs on the CPU.
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Has pages scanned by this worker instead of the CPU.
+    pub fn worker(mut self, worker: &'a dyn ScanWorker) -> Self {
+        self.worker = Some(worker);
+        self
+    }
+
+    /// Is told after each block.
+    pub fn on_progress(mut self, progress: OnProgress<'a>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Stops with [`EncodeError::Cancelled`] once this token says so.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// The references added so far.
+    pub fn references(&self) -> &[Reference] {
+        &self.references
+    }
+
+    /// Packs an image into `out`, which is flushed, but not synced.
+    ///
+    /// # Errors
+    ///
+    /// Whatever [`EncodeError`] says; `out` then holds a beginning, which unpacks as far as it goes.
+    pub fn pack(&self, image: &MemoryImage, out: impl Write + Send) -> Result<PackSummary, EncodeError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+        let pool = pool.map_err(|error| EncodeError::Threads {
+            threads: self.threads,
+            message: error.to_string(),
+        })?;
+        pool.install(|| self.pack_here(image, out))
+    }
+
+    /// As [`pack`](Self::pack), in the current rayon pool, whatever [`threads`](Self::threads) says.
+    ///
+    /// # Errors
+    ///
+    /// As for [`pack`](Self::pack).
+    pub fn pack_here(&self, image: &MemoryImage, out: impl Write + Send) -> Result<PackSummary, EncodeError> {
+        let block_pages = if self.random_access { RANDOM_BLOCK_PAGES } else { BLOCK_PAGES };
+        let header = Header {
+            layout: image.layout().clone(),
+            effort: self.effort,
+            random_access: self.random_access,
+            block_pages,
+            references: self.references.iter().map(|reference| reference.need().clone()).collect(),
+        };
+        let cpu = CpuWorker { level: self.level };
+        let worker = self.worker.unwrap_or(&cpu);
+        let encoder = BlockEncoder::new(
+            image,
+            &self.references,
+            worker,
+            self.level,
+            self.effort,
+            self.random_access,
+        )?;
+        let mut stream = StreamWriter::new(out, &header)?;
+        self.write_opaque(image, &mut stream)?;
+        let pages = image.page_count();
+        let mut history = History::new(pages, self.effort, self.random_access);
+        let mut next = 0;
+        let steps = Steps {
+            source: || {
+                if self.cancel.is_cancelled() {
+                    return Err(EncodeError::Cancelled);
+                }
+                let first = next;
+                next = pages.min(first + block_pages);
+                Ok((first < next).then(|| PageSet::from_range(first..next)))
+            },
+            spread: |set: PageSet| encoder.scan(set),
+            ordered: |scanned| history.settle(&encoder, scanned),
+            again: |settled| encoder.code(&settled),
+            sink: |block: CodedBlock<'_>| {
+                stream.write_block(&block)?;
+                if let Some(progress) = self.progress {
+                    let (pages, stream_bytes) = (stream.pages, stream.offset);
+                    progress(Progress { pages, total_pages: image.page_count(), stream_bytes });
+                }
+                Ok(())
+            },
+        };
+        pipeline::run(rayon::current_num_threads() + 1, steps)?;
+        stream.finish()
+    }
+
+    fn write_opaque(
+        &self,
+        image: &MemoryImage,
+        stream: &mut StreamWriter<impl Write>,
+    ) -> Result<(), EncodeError> {
+        for range in image.layout().opaque_ranges() {
+            let mut at = range.start;
+            while at < range.end {
+                if self.cancel.is_cancelled() {
+                    return Err(EncodeError::Cancelled);
+                }
+                let end = range.end.min(at + limits::OPAQUE);
+                let bytes = image.opaque(at..end).unwrap_or_default();
+                // Zeros need no frame: what nobody writes reads as zero.
+                if bytes.iter().any(|&byte| byte != 0) {
+                    stream.write_opaque(at, bytes)?;
+                }
+                at = end;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a stream's frames and keeps count.
+struct StreamWriter<W> {
+    out: W,
+    offset: u64,
+    sequence: u64,
+    pages: u64,
+    index: Vec<IndexEntry>,
+    digest: Xxh3,
+    summary: PackSummary,
+}
+
+impl<W: Write> StreamWriter<W> {
+    fn new(out: W, header: &Header) -> Result<Self, EncodeError> {
+        let mut stream = StreamWriter {
+            out,
+            offset: 0,
+            sequence: 0,
+            pages: 0,
+            index: Vec::new(),
+            digest: Xxh3::new(),
+            summary: PackSummary::default(),
+        };
+        stream.write_meta(FrameType::Header, &header.write())?;
+        Ok(stream)
+    }
+
+    fn write_meta(&mut self, kind: FrameType, meta: &[u8]) -> Result<(), EncodeError> {
+        let head = frame::encode(kind, self.sequence, meta, 0);
+        self.write(&head, std::iter::empty())
+    }
+
+    /// Writes a frame from its head and the parts of its data.
+    fn write<'p>(&mut self, head: &'p [u8], data: impl Iterator<Item = &'p [u8]>) -> Result<(), EncodeError> {
+        let parts = std::iter::once(head).chain(data);
+        let mut slices: Vec<IoSlice<'p>> = parts.map(IoSlice::new).collect();
+        self.offset += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
+        self.sequence += 1;
+        write_all_vectored(&mut self.out, &mut slices).map_err(EncodeError::Write)
+    }
+
+    fn write_opaque(&mut self, file_offset: u64, bytes: &[u8]) -> Result<(), EncodeError> {
+        let (mut piece, mut coded) = compress_list(bytes)?;
+        if coded.len() >= bytes.len() {
+            (piece, coded) = (Piece::raw(bytes.len()), bytes.to_vec());
+        }
+        let mut meta = Vec::new();
+        put_varint(&mut meta, file_offset);
+        meta.extend_from_slice(&xxh3_64(bytes).to_le_bytes());
+        piece.write(&mut meta);
+        let head = frame::encode(FrameType::Opaque, self.sequence, &meta, coded.len() as u32);
+        self.summary.opaque_bytes += bytes.len() as u64;
+        self.summary.opaque_coded += (head.len() + coded.len()) as u64;
+        self.write(&head, std::iter::once(coded.as_slice()))
+    }
+
+    fn write_block(&mut self, block: &CodedBlock<'_>) -> Result<(), EncodeError> {
+        let pages = block.pages();
+        self.index.push(IndexEntry { offset: self.offset, first_page: pages.first(), pages: pages.len() });
+        self.pages += pages.len();
+        self.digest.update(&block.digest());
+        self.summary.blocks.add(block.stats());
+        self.write(&block.head(self.sequence), block.data())
+    }
+
+    fn finish(mut self) -> Result<PackSummary, EncodeError> {
+        let index_offset = self.offset;
+        let index = write_index(&self.index);
+        if index.len() as u64 > limits::META {
+            let (value, max) = (self.index.len() as u64, limits::BLOCKS);
+            return Err(EncodeError::TooLarge { what: "blocks", value, max });
+        }
+        self.write_meta(FrameType::Index, &index)?;
+        let digest = digest_bytes(self.digest.digest128());
+        let end = End { index_offset, pages: self.pages, blocks: self.index.len() as u64, digest };
+        self.write_meta(FrameType::End, &end.write())?;
+        self.out.flush().map_err(EncodeError::Write)?;
+        Ok(PackSummary { pages: self.pages, stream_bytes: self.offset, ..self.summary })
+    }
+}
+
+fn write_all_vectored(out: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
+    IoSlice::advance_slices(&mut slices, 0);
+    while !slices.is_empty() {
+        match out.write_vectored(slices) {
+            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
+            Ok(written) => IoSlice::advance_slices(&mut slices, written),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! Random access: any page of a packed file, without unpacking it.
+//!
+//! For files packed with `random_access`: blocks are small, groups smaller still, nothing but duplicates and
+//! references leads out of a block, and each page has its own check. A restored VM can fault its pages in
+//! from such a file. Other files are read block after block ([`crate::Unpacker`]).
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mig_simd::{Level, PageRecord, page_scan};
+
+use crate::columns::{self, Addressing, Run, Settled};
+use crate::decode::{Residual, place, residual_pages};
+use crate::error::DecodeError;
+use crate::format::Header;
+use crate::format::block::Block;
+use crate::format::frame::{FrameHeader, FrameType, HEADER_LEN};
+use crate::format::index::{END_FRAME_LEN, End, IndexEntry, read_index};
+use crate::map::FileMap;
+use crate::matches::MatchLists;
+use crate::page::{PAGE_SIZE, Page};
+use crate::refs::Reference;
+
+/// Blocks whose columns are kept decoded.
+const OPEN_BLOCKS: usize = 64;
+/// Groups whose pages are kept decoded: at most 128 KiB each.
+const OPEN_GROUPS: usize = 32;
+
+/// A packed file, open for reading any page at any time, from any thread.
+#[derive(Debug)]
+pub struct Reader {
+    map: FileMap,
+    header: Header,
+    index: Vec<IndexEntry>,
+    level: Level,
+    blocks: Recent<usize, OpenBlock>,
+    groups: Recent<(usize, usize), Vec<u8>>,
+}
+
+/// A block's columns, decoded.
+#[derive(Debug)]
+struct OpenBlock {
+    first_page: u64,
+    /// The runs, each with the pages and the checks before it.
+    runs: Vec<(Start, Run)>,
+    block: Block,
+    residual: Vec<Residual>,
+    /// Where the checks lie in the file.
+    checks: Range<usize>,
+    /// Where each group lies in the file.
+    groups: Vec<Range<usize>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    pages: u64,
+    checks: usize,
+}
+
+fn invalid(field: &'static str, why: &'static str) -> DecodeError {
+    DecodeError::Invalid { field, why }
+}
+
+impl Reader {
+    /// Opens a file and reads its header and index.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError::Io`] if it can't be mapped; [`DecodeError::Invalid`] if it was not packed for random access;
+    /// otherwise what is wrong with its first and last frames.
+    pub fn open(path: &Path) -> Result<Self, DecodeError> {
+        let map = FileMap::open(path);
+        Self::new(map.map_err(|source| DecodeError::Io { what: "opening the packed file", source })?)
+    }
+
+    /// As [`open`](Self::open), from a mapped file.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open).
+    pub fn new(map: FileMap) -> Result<Self, DecodeError> {
+        let bytes = map.bytes();
+        let (meta, _) = frame_at(bytes, 0, FrameType::Header, Some(0))?;
+        let header = Header::read(&bytes[meta])?;
+        if !header.random_access {
+            return Err(invalid("stream flags", "the file was not packed for random access"));
+        }
+        let end_at = bytes.len().checked_sub(END_FRAME_LEN).ok_or(DecodeError::Truncated {
+            field: "end",
+            needed: END_FRAME_LEN as u64,
+            left: bytes.len() as u64,
+        })?;
+        let (meta, _) = frame_at(bytes, end_at as u64, FrameType::End, None)?;
+        let end = End::read(&bytes[meta])?;
+        let (meta, _) = frame_at(bytes, end.index_offset, FrameType::Index, None)?;
+        let index = read_index(&bytes[meta], header.layout.page_count(), bytes.len() as u64)?;
+        Ok(Reader {
+            header,
+            index,
+            level: Level::best(),
+            blocks: Recent::new(OPEN_BLOCKS),
+            groups: Recent::new(OPEN_GROUPS),
+            map,
+        })
+    }
+
+    /// What the file holds and needs.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Number of pages.
+    pub fn page_count(&self) -> u64 {
+        self.header.layout.page_count()
+    }
+
+    /// Reads one page into `out` and verifies it. `references` are what the header needs, in its order.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the page's block or group, a reference that is missing, or a page that does not verify.
+    pub fn page(
+        &self,
+        number: u64,
+        references: &[Option<Reference>],
+        out: &mut Page,
+    ) -> Result<(), DecodeError> {
+        let (block, ordinal) = self.block_of(number)?;
+        let block = self.open_block(block)?;
+        let (start, run) = block.run_of(ordinal)?;
+        let offset = ordinal - start.pages;
+        match run.settled {
+            Settled::Zero => {
+                out.fill(0);
+                return Ok(());
+            }
+            Settled::Uniform(word) => {
+                out.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word.to_le_bytes());
+                return Ok(());
+            }
+            Settled::Residual => self.residual(&block, number, out)?,
+            Settled::Duplicate { source } => {
+                let (home, ordinal) = self.block_of(source + offset)?;
+                let home = self.open_block(home)?;
+                if home.run_of(ordinal)?.1.settled != Settled::Residual {
+                    return Err(invalid("columns", "a duplicate's source is not residual"));
+                }
+                self.residual(&home, source + offset, out)?;
+            }
+            Settled::Reference { index, position } => {
+                let index = usize::from(index);
+                let Some(reference) = references.get(index).and_then(Option::as_ref) else {
+                    let name = self.header.references.get(index).map(|need| need.name.clone());
+                    return Err(DecodeError::MissingReference { index, name: name.unwrap_or_default() });
+                };
+                let mut scratch = [0; PAGE_SIZE];
+                let bytes = reference.block(position + offset, &mut scratch);
+                *out = *bytes.map_err(|source| DecodeError::Reference { index, source })?;
+            }
+        }
+        let mut record = [PageRecord::default()];
+        page_scan(self.level, out, &mut record);
+        let check = block.checks.start + (start.checks + offset as usize) * 8;
+        if self.map.bytes().get(check..check + 8) != Some(&record[0].fingerprint[0].to_le_bytes()) {
+            return Err(DecodeError::Digest { first_page: number, pages: 1 });
+        }
+        Ok(())
+    }
+
+    /// The block that holds a page, and the page's place in it.
+    fn block_of(&self, page: u64) -> Result<(usize, u64), DecodeError> {
+        let at = self.index.partition_point(|entry| entry.first_page <= page).checked_sub(1);
+        let found = at.map(|at| (at, &self.index[at]));
+        match found {
+            Some((at, entry)) if page - entry.first_page < entry.pages => Ok((at, page - entry.first_page)),
+            _ => Err(DecodeError::TooLarge { field: "page number", value: page, max: self.page_count() - 1 }),
+        }
+    }
+
+    fn open_block(&self, number: usize) -> Result<Arc<OpenBlock>, DecodeError> {
+        self.blocks.get(number, || {
+            let entry = &self.index[number];
+            let (meta, data) = frame_at(self.map.bytes(), entry.offset, FrameType::Block, None)?;
+            OpenBlock::read(self.map.bytes(), meta, data, entry, &self.header)
+        })
+    }
+
+    /// A residual page of an open block.
+    fn residual(&self, block: &OpenBlock, page: u64, out: &mut Page) -> Result<(), DecodeError> {
+        let at = block.residual.binary_search_by_key(&page, |residual| residual.page);
+        let residual = &block.residual[at.map_err(|_| invalid("columns", "a residual page is missing"))?];
+        let piece = &block.block.groups[residual.group].piece;
+        let coded = &self.map.bytes()[block.groups[residual.group].clone()];
+        let key = (block.first_page as usize, residual.group);
+        let literals = self.groups.get(key, || piece.decode(coded, "group"))?;
+        let bytes = literals[residual.start..].first_chunk();
+        *out = *bytes.ok_or(invalid("groups", "a page ends beyond its group"))?;
+        Ok(())
+    }
+}
+
+impl OpenBlock {
+    fn read(
+        bytes: &[u8],
+        meta: Range<usize>,
+        data: Range<usize>,
+        entry: &IndexEntry,
+        header: &Header,
+    ) -> Result<Self, DecodeError> {
+        let page_count = header.layout.page_count();
+        let block = Block::read(&bytes[meta], data.len() as u64, header.block_pages, page_count)?;
+        if block.pages.first() != entry.first_page
+            || block.pages.len() != entry.pages
+            || block.pages.ranges().len() != 1
+        {
+            return Err(invalid("index", "a block holds other pages than the index says"));
+        }
+        if block.matches.is_some() || block.checks.is_none() {
+            return Err(invalid("block", "it can not be read at random"));
+        }
+        let addressing: Vec<Addressing> =
+            header.references.iter().map(|need| need.kind.addressing()).collect();
+        let (runs, classes) = columns::decode(&block.columns, &block.pages, &addressing)?;
+        let numbers = residual_pages(&block.pages, &runs);
+        let residual = place(&block, &classes, &MatchLists::default(), &numbers)?;
+        let mut start = Start { pages: 0, checks: 0 };
+        let starts = runs.into_iter().map(|run| {
+            let entry = (start, run);
+            start.pages += u64::from(run.pages);
+            if !matches!(run.settled, Settled::Zero | Settled::Uniform(_)) {
+                start.checks += run.pages as usize;
+            }
+            entry
+        });
+        let runs = starts.collect();
+        let mut end = data.start;
+        let mut pieces: Vec<Range<usize>> = Vec::new();
+        for piece in block.pieces() {
+            pieces.push(end..end + piece.coded_len as usize); // `Block::read` has added them up
+            end += piece.coded_len as usize;
+        }
+        let groups = pieces.split_off(1); // there are checks, and no matches before them
+        let checks = pieces.remove(0);
+        if checks.len() != start.checks * 8 {
+            return Err(invalid("checks", "not eight bytes for each page that needs one"));
+        }
+        Ok(OpenBlock { first_page: entry.first_page, runs, residual, checks, groups, block })
+    }
+
+    fn run_of(&self, ordinal: u64) -> Result<(Start, Run), DecodeError> {
+        let at = self.runs.partition_point(|(start, _)| start.pages <= ordinal).checked_sub(1);
+        at.map(|at| self.runs[at]).ok_or(invalid("columns", "a page has no run"))
+    }
+}
+
+/// Meta and data parts of the frame at an offset, as places in the file; the head and meta are verified.
+fn frame_at(
+    bytes: &[u8],
+    offset: u64,
+    kind: FrameType,
+    sequence: Option<u64>,
+) -> Result<(Range<usize>, Range<usize>), DecodeError> {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX);
+    let rest = bytes.get(start..).unwrap_or_default();
+    let short = |needed| DecodeError::Truncated { field: "frame", needed, left: rest.len() as u64 };
+    let head = rest.first_chunk::<HEADER_LEN>().ok_or(short(HEADER_LEN as u64))?;
+    let header = FrameHeader::parse(head)?;
+    if header.kind != kind {
+        return Err(invalid("frame type", "another frame lies where this one should"));
+    }
+    let meta = start + HEADER_LEN..start + HEADER_LEN + header.meta_len as usize;
+    let data = meta.end..meta.end + header.data_len as usize;
+    if data.end > bytes.len() {
+        return Err(short(header.frame_len()));
+    }
+    header.verify(&bytes[meta.clone()], sequence.unwrap_or(header.sequence))?;
+    Ok((meta, data))
+}
+
+/// The values used last, made once for all threads that ask at the same time or soon after.
+#[derive(Debug)]
+struct Recent<K, V> {
+    entries: Mutex<Vec<(K, Arc<V>)>>,
+    capacity: usize,
+}
+
+impl<K: PartialEq + Copy, V> Recent<K, V> {
+    fn new(capacity: usize) -> Self {
+        Recent { entries: Mutex::new(Vec::new()), capacity }
+    }
+
+    fn get(&self, key: K, make: impl FnOnce() -> Result<V, DecodeError>) -> Result<Arc<V>, DecodeError> {
+        let lock = || self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut entries = lock();
+            if let Some(at) = entries.iter().rposition(|(other, _)| *other == key) {
+                let entry = entries.remove(at);
+                let value = Arc::clone(&entry.1);
+                entries.push(entry);
+                return Ok(value);
+            }
+        }
+        // Made outside the lock: a second thread may make it, too, which is only work.
+        let value = Arc::new(make()?);
+        let mut entries = lock();
+        if entries.len() == self.capacity {
+            entries.remove(0);
+        }
+        entries.push((key, Arc::clone(&value)));
+        Ok(value)
+    }
+}

@@ -1,0 +1,315 @@
+//! References as a stream uses them: something both ends have, with a place in the stream's list.
+//!
+//! A [`Reference`] is a row of blocks ([`BlockSource`]) of a disk image or of an older memory image, with an index
+//! if it serves for packing. Which of the two it is only matters for how positions are coded and where a page is
+//! looked for first.
+
+use std::fmt;
+use std::path::Path;
+
+use mig_simd::{Level, PageRecord, page_eq, page_scan};
+
+use crate::error::EncodeError;
+use crate::format::{Header, ReferenceKind, ReferenceNeed, limits};
+use crate::image::{ImageFormat, MemoryImage, Run};
+use crate::page::{PAGE_SIZE, Page};
+use crate::progress::Cancel;
+use crate::reference::{
+    BlockSource, DiskImage, DiskRun, Identity, Index, IndexBuilder, IndexError, ReferenceError, SourceTie,
+};
+
+/// What [`Reference::look_up`] gives for a fingerprint that an index does not have.
+pub(crate) const NO_BLOCK: u64 = u64::MAX;
+
+/// An open reference.
+pub struct Reference {
+    need: ReferenceNeed,
+    source: Box<dyn BlockSource + Send + Sync>,
+    index: Option<Index>,
+}
+
+impl fmt::Debug for Reference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reference").field("need", &self.need).field("index", &self.index).finish_non_exhaustive()
+    }
+}
+
+impl BlockSource for MemoryImage {
+    fn blocks(&self) -> u64 {
+        self.page_count()
+    }
+
+    fn run(&self, block: u64, max: u64) -> DiskRun<'_> {
+        if block >= self.page_count() || max == 0 {
+            return DiskRun::Hole(0);
+        }
+        match MemoryImage::run(self, block, max) {
+            Run::Hole(pages) => DiskRun::Hole(pages),
+            Run::Data(bytes) => DiskRun::Mapped(bytes),
+        }
+    }
+
+    fn read_blocks(&self, block: u64, buf: &mut [u8]) -> Result<(), ReferenceError> {
+        let (pages, rest) = buf.as_chunks_mut::<PAGE_SIZE>();
+        let end = block.checked_add(pages.len() as u64);
+        if !rest.is_empty() || end.is_none_or(|end| end > self.page_count()) {
+            let (bytes, blocks) = (buf.len() as u64, self.page_count());
+            return Err(ReferenceError::OutOfRange { block, bytes, blocks });
+        }
+        for (number, page) in (block..).zip(pages) {
+            match MemoryImage::page(self, number) {
+                Some(bytes) => *page = *bytes,
+                None => page.fill(0),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes at which file systems and partition tables have their marks: a raw file with one is a disk.
+const DISK_MARKS: [(usize, &[u8]); 6] = [
+    (510, b"\x55\xaa"),        // MBR
+    (512, b"EFI PART"),        // GPT
+    (1024 + 56, b"\x53\xef"),  // ext2, 3, 4
+    (0, b"XFSB"),              // XFS
+    (0x1_0040, b"_BHRfS_M"),   // Btrfs
+    (3, b"NTFS    "),          // NTFS
+];
+
+/// A file could not be opened as a reference.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// As a disk image.
+    #[error(transparent)]
+    Disk(#[from] ReferenceError),
+    /// As a memory image.
+    #[error(transparent)]
+    Memory(#[from] crate::image::ImageError),
+    /// Its index cannot be built.
+    #[error(transparent)]
+    Index(#[from] IndexError),
+    /// It has more blocks than a stream can refer to.
+    #[error("{blocks} blocks of 4096 bytes are more than the {max} that a stream can refer to", max = limits::PAGE_COUNT)]
+    TooLarge {
+        /// Its length.
+        blocks: u64,
+    },
+}
+
+impl Reference {
+    /// Opens a disk image (raw, qcow2, vmdk, with backing files) or an older memory image in any format.
+    ///
+    /// A raw file is taken for memory if it has as many pages as the guest to be packed (`guest_pages`) and no
+    /// file system's or partition table's mark, else for a disk. Right or wrong, what is packed is the same; but
+    /// where most pages are found in their old place, addressing them by page is shorter.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the file from being opened as what it is.
+    pub fn open(path: &Path, guest_pages: u64) -> Result<Self, OpenError> {
+        if let Ok(image) = MemoryImage::open(path, None)
+            && (image.layout().format() != ImageFormat::Raw
+                || image.page_count() == guest_pages && !is_disk(&image))
+        {
+            return Self::memory(image, name_of(path));
+        }
+        Self::disk(DiskImage::open(path)?, name_of(path))
+    }
+
+    /// Opens a file as either kind, whatever it looks like.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the file from being opened as that.
+    pub fn open_as(path: &Path, kind: ReferenceKind) -> Result<Self, OpenError> {
+        match kind {
+            ReferenceKind::Disk => Self::disk(DiskImage::open(path)?, name_of(path)),
+            ReferenceKind::Memory => Self::memory(MemoryImage::open(path, None)?, name_of(path)),
+        }
+    }
+
+    /// A disk image as a reference; `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Disk`] if the blocks that make its identity can't be read.
+    pub fn disk(image: DiskImage, name: String) -> Result<Self, OpenError> {
+        Self::new(ReferenceKind::Disk, Box::new(image), name)
+    }
+
+    /// An older memory image as a reference; `name` is for messages.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::TooLarge`].
+    pub fn memory(image: MemoryImage, name: String) -> Result<Self, OpenError> {
+        Self::new(ReferenceKind::Memory, Box::new(image), name)
+    }
+
+    fn new(
+        kind: ReferenceKind,
+        source: Box<dyn BlockSource + Send + Sync>,
+        name: String,
+    ) -> Result<Self, OpenError> {
+        let blocks = source.blocks();
+        if blocks > limits::PAGE_COUNT {
+            return Err(OpenError::TooLarge { blocks });
+        }
+        let identity = Identity::of(source.as_ref())?.0.to_le_bytes();
+        let name: String = name.chars().take(limits::NAME as usize / 4).collect();
+        Ok(Reference { need: ReferenceNeed { kind, identity, blocks, name }, source, index: None })
+    }
+
+    /// What a stream's header says of it.
+    pub fn need(&self) -> &ReferenceNeed {
+        &self.need
+    }
+
+    /// Disk or memory.
+    pub fn kind(&self) -> ReferenceKind {
+        self.need.kind
+    }
+
+    /// Its blocks.
+    pub fn source(&self) -> &(dyn BlockSource + Send + Sync) {
+        self.source.as_ref()
+    }
+
+    /// Its index, once [`set_index`](Self::set_index) was called.
+    pub fn index(&self) -> Option<&Index> {
+        self.index.as_ref()
+    }
+
+    /// Gives it the index to pack with.
+    pub fn set_index(&mut self, index: Index) {
+        self.index = Some(index);
+    }
+
+    /// Builds its index, in the current rayon pool, tied to nothing: for use now, not to be saved.
+    ///
+    /// # Errors
+    ///
+    /// [`IndexError`], as the builder gives it.
+    pub fn build_index(&mut self, level: Level, cancel: &Cancel) -> Result<(), IndexError> {
+        let tie = SourceTie::new(Identity(u128::from_le_bytes(self.need.identity)), self.need.blocks, &[]);
+        let builder = IndexBuilder::new().cancel(cancel.flag());
+        self.index = Some(builder.build(self.source.as_ref(), tie, &fingerprints(level))?);
+        Ok(())
+    }
+
+    /// Fills `out` with the block that the index proposes for each fingerprint, [`NO_BLOCK`] where it has none.
+    pub(crate) fn look_up(&self, fingerprints: &[u128], out: &mut [u64]) {
+        match &self.index {
+            Some(index) => index.lookup_batch(fingerprints, out),
+            None => out.fill(NO_BLOCK),
+        }
+    }
+
+    /// A block's bytes: mapped ones where they lie, others through `scratch`.
+    pub(crate) fn block<'p>(
+        &'p self,
+        block: u64,
+        scratch: &'p mut Page,
+    ) -> Result<&'p Page, ReferenceError> {
+        match self.source.run(block, 1) {
+            DiskRun::Mapped(bytes) if let Some(page) = bytes.first_chunk() => return Ok(page),
+            DiskRun::Hole(1..) => scratch.fill(0),
+            _ => self.source.read_blocks(block, scratch)?,
+        }
+        Ok(scratch)
+    }
+
+    fn read_error(&self, source: ReferenceError) -> EncodeError {
+        EncodeError::Reference { name: self.need.name.clone(), source }
+    }
+
+    /// Whether a block exists and holds just this page.
+    pub(crate) fn holds(
+        &self,
+        level: Level,
+        block: u64,
+        page: &Page,
+        scratch: &mut Page,
+    ) -> Result<bool, EncodeError> {
+        if block >= self.need.blocks {
+            return Ok(false);
+        }
+        let bytes = self.block(block, scratch).map_err(|error| self.read_error(error))?;
+        Ok(page_eq(level, page, bytes))
+    }
+
+    /// Whether an older memory image had a page, and not as a hole.
+    pub(crate) fn has_page(&self, page: u64) -> bool {
+        page < self.need.blocks && !matches!(self.source.run(page, 1), DiskRun::Hole(_))
+    }
+
+    /// What an older memory image had for a page.
+    pub(crate) fn older_page<'p>(&'p self, page: u64, scratch: &'p mut Page) -> Result<&'p Page, EncodeError> {
+        self.block(page, scratch).map_err(|error| self.read_error(error))
+    }
+}
+
+/// The fingerprint function that index builders take.
+pub fn fingerprints(level: Level) -> impl Fn(&[u8], &mut [u128]) + Sync {
+    move |blocks, out| {
+        let mut records = vec![PageRecord::default(); out.len()];
+        page_scan(level, blocks, &mut records);
+        for (out, record) in out.iter_mut().zip(&records) {
+            *out = record.fingerprint128();
+        }
+    }
+}
+
+fn is_disk(image: &MemoryImage) -> bool {
+    let bytes = image.map().bytes();
+    let has = |&(at, mark): &(usize, &[u8])| bytes.get(at..).is_some_and(|bytes| bytes.starts_with(mark));
+    DISK_MARKS.iter().any(|mark| has(mark))
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+/// What a stream needs, and which of it is at hand.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// In the order of the header, `None` where nothing fits.
+    pub references: Vec<Option<Reference>>,
+    /// Files that fit nothing, with what they are.
+    pub unused: Vec<ReferenceNeed>,
+}
+
+impl Resolved {
+    /// Finds each of the header's references among files, by identity.
+    ///
+    /// # Errors
+    ///
+    /// The first file that can't be opened, with its place in `paths`.
+    pub fn find(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Self, (usize, OpenError)> {
+        let mut resolved = Resolved::default();
+        resolved.references.resize_with(header.references.len(), || None);
+        for (at, path) in paths.iter().enumerate() {
+            let path = path.as_ref();
+            let reference = Reference::open(path, header.layout.page_count()).map_err(|error| (at, error))?;
+            resolved.offer(header, reference);
+        }
+        Ok(resolved)
+    }
+
+    /// Takes a reference to where it fits, else to what is unused.
+    pub fn offer(&mut self, header: &Header, reference: Reference) {
+        let need = reference.need();
+        let fits = |other: &ReferenceNeed| other.identity == need.identity && other.blocks == need.blocks;
+        match header.references.iter().position(fits) {
+            Some(place) => self.references[place] = Some(reference),
+            None => self.unused.push(need.clone()),
+        }
+    }
+
+    /// The references that are missing.
+    pub fn missing<'h>(&self, header: &'h Header) -> impl Iterator<Item = &'h ReferenceNeed> {
+        let needs = header.references.iter().zip(&self.references);
+        needs.filter(|(_, reference)| reference.is_none()).map(|(need, _)| need).collect::<Vec<_>>().into_iter()
+    }
+}

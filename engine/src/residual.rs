@@ -1,0 +1,199 @@
+//! Residual groups: pages of one class, coded together.
+//!
+//! What a group stores is the literal words of its pages, those that no long match covers, one page after the
+//! other. zstd codes them: on memory its fast search with a longer minimum match is both faster and smaller than
+//! its level 1 as it comes, and nothing word-wise that was tried in front of it paid (`docs/benchmarks.md`).
+//! A group that does not shrink is stored as it is.
+
+use crossbeam::queue::ArrayQueue;
+use xxhash_rust::xxh3::xxh3_64;
+use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::CParameter;
+
+use crate::error::{DecodeError, EncodeError};
+use crate::format::block::{Codec, Piece};
+use crate::longmatch::{Match, Search};
+use crate::options::Effort;
+use crate::page::{PAGE_SIZE, Page};
+
+/// How an effort codes residual pages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Recipe {
+    /// Long matches, if any.
+    pub(crate) search: Option<Search>,
+    /// Pages in a group at most.
+    pub(crate) group_pages: u32,
+    /// zstd's parameters; `None` stores.
+    zstd: Option<Zstd>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Zstd {
+    level: i32,
+    /// Minimum match and hash table bits, where they differ from the level's own.
+    fast: Option<(u32, u32)>,
+}
+
+impl Recipe {
+    /// With `random_access`, groups are small and nothing refers to other groups.
+    pub(crate) fn new(effort: Effort, random_access: bool) -> Self {
+        let recipe = match effort {
+            Effort::Store => Recipe { search: None, group_pages: 1 << 14, zstd: None },
+            Effort::Fast => Recipe {
+                search: Some(Search { sparsity: 5, min_words: 32 }),
+                group_pages: 1 << 10,
+                zstd: Some(Zstd { level: 1, fast: Some((6, 15)) }),
+            },
+            // Dense and max are refused where options are read; they code as balanced until they exist.
+            Effort::Balanced | Effort::Dense | Effort::Max => Recipe {
+                search: Some(Search { sparsity: 3, min_words: 12 }),
+                group_pages: 1 << 12,
+                zstd: Some(Zstd { level: 4, fast: None }),
+            },
+        };
+        if random_access { Recipe { search: None, group_pages: 32, ..recipe } } else { recipe }
+    }
+
+    /// Whether groups are coded at all.
+    pub(crate) fn compresses(&self) -> bool {
+        self.zstd.is_some()
+    }
+}
+
+/// zstd contexts, kept for the next group; each holds a few MiB of tables.
+pub(crate) struct Compressors {
+    recipe: Recipe,
+    idle: ArrayQueue<Compressor<'static>>,
+}
+
+impl std::fmt::Debug for Compressors {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressors").field("recipe", &self.recipe).finish_non_exhaustive()
+    }
+}
+
+impl Compressors {
+    pub(crate) fn new(recipe: Recipe) -> Self {
+        Compressors { recipe, idle: ArrayQueue::new(64) }
+    }
+
+    fn create(&self, zstd: Zstd) -> Result<Compressor<'static>, EncodeError> {
+        let fail = |error: std::io::Error| EncodeError::Zstd(error.to_string());
+        let mut compressor = Compressor::new(zstd.level).map_err(fail)?;
+        if let Some((min_match, hash_log)) = zstd.fast {
+            compressor.set_parameter(CParameter::MinMatch(min_match)).map_err(fail)?;
+            compressor.set_parameter(CParameter::HashLog(hash_log)).map_err(fail)?;
+        }
+        // Checksums are ours, lengths are in the block's meta.
+        compressor.set_parameter(CParameter::ContentSizeFlag(false)).map_err(fail)?;
+        compressor.set_parameter(CParameter::ChecksumFlag(false)).map_err(fail)?;
+        Ok(compressor)
+    }
+
+    /// Codes a group's literals; `None` if they do not shrink.
+    pub(crate) fn compress(&self, literals: &[u8]) -> Result<Option<(Piece, Vec<u8>)>, EncodeError> {
+        let Some(zstd) = self.recipe.zstd else { return Ok(None) };
+        let mut compressor = match self.idle.pop() {
+            Some(compressor) => compressor,
+            None => self.create(zstd)?,
+        };
+        let coded = compressor.compress(literals).map_err(|error| EncodeError::Zstd(error.to_string()))?;
+        // One too many is dropped: that frees it.
+        drop(self.idle.push(compressor));
+        if coded.len() >= literals.len() {
+            return Ok(None);
+        }
+        let coded = coded.into_boxed_slice().into_vec(); // gives back what the worst case had reserved
+        Ok(Some((Piece::zstd(literals.len(), &coded), coded)))
+    }
+}
+
+/// Codes a block's lists with zstd's default level, whatever the effort: they are short.
+pub(crate) fn compress_list(bytes: &[u8]) -> Result<(Piece, Vec<u8>), EncodeError> {
+    let coded = zstd::bulk::compress(bytes, 3).map_err(|error| EncodeError::Zstd(error.to_string()))?;
+    Ok((Piece::zstd(bytes.len(), &coded), coded))
+}
+
+impl Piece {
+    fn zstd(raw_len: usize, coded: &[u8]) -> Self {
+        Piece {
+            codec: Codec::Zstd,
+            raw_len: raw_len as u64,
+            coded_len: coded.len() as u64,
+            checksum: xxh3_64(coded),
+        }
+    }
+
+    /// A piece that is stored as it is.
+    pub(crate) fn raw(len: usize) -> Self {
+        Piece { codec: Codec::Raw, raw_len: len as u64, coded_len: len as u64, checksum: 0 }
+    }
+
+    /// Decodes a piece from exactly its coded bytes.
+    pub(crate) fn decode(&self, coded: &[u8], field: &'static str) -> Result<Vec<u8>, DecodeError> {
+        match self.codec {
+            Codec::Raw => Ok(coded.to_vec()),
+            Codec::Zstd => {
+                if xxh3_64(coded) != self.checksum {
+                    return Err(DecodeError::Checksum { field });
+                }
+                let fail = |error: std::io::Error| DecodeError::Zstd { field, message: error.to_string() };
+                let mut decompressor = Decompressor::new().map_err(fail)?;
+                // `raw_len` was checked against the block's pages, so this allocation is bounded by them.
+                let raw = decompressor.decompress(coded, self.raw_len as usize).map_err(fail)?;
+                if raw.len() as u64 != self.raw_len {
+                    return Err(DecodeError::Invalid { field, why: "it decodes to another length" });
+                }
+                Ok(raw)
+            }
+        }
+    }
+}
+
+/// Appends the words of a page that its matches leave.
+pub(crate) fn push_literals(page: &Page, matches: &[Match], out: &mut Vec<u8>) {
+    let mut end = 0;
+    for found in matches {
+        let start = usize::from(found.start) * 8;
+        out.extend_from_slice(&page[end..start]);
+        end = start + usize::from(found.words) * 8;
+    }
+    out.extend_from_slice(&page[end..]);
+}
+
+/// Puts a page together from literals and matches; returns the literal bytes left.
+///
+/// `copy` fills words from a match's source.
+///
+/// # Errors
+///
+/// Too few literals, or what `copy` gives.
+pub(crate) fn rebuild<'l>(
+    mut literals: &'l [u8],
+    matches: &[Match],
+    page: &mut Page,
+    mut copy: impl FnMut(&Match, &mut [u8]) -> Result<(), DecodeError>,
+) -> Result<&'l [u8], DecodeError> {
+    let mut take = |to: &mut [u8]| match literals.split_at_checked(to.len()) {
+        Some((head, rest)) => {
+            to.copy_from_slice(head);
+            literals = rest;
+            Ok(())
+        }
+        None => Err(DecodeError::Truncated {
+            field: "group",
+            needed: to.len() as u64,
+            left: literals.len() as u64,
+        }),
+    };
+    let mut end = 0;
+    for found in matches {
+        let start = usize::from(found.start) * 8;
+        let after = start + usize::from(found.words) * 8;
+        take(&mut page[end..start])?;
+        copy(found, &mut page[start..after])?;
+        end = after;
+    }
+    take(&mut page[end..PAGE_SIZE])?;
+    Ok(literals)
+}

@@ -1,0 +1,261 @@
+//! Settling: deciding what a page is without coding its bytes.
+//!
+//! Pages are taken in chunks of fixed size, each on its own, so that the outcome does not depend on who
+//! does which: scan, then zero and uniform, then references. Duplicates are found later, in stream order. A
+//! page is settled only by its bytes: fingerprints and indexes merely propose.
+
+pub(crate) mod dedup;
+
+use std::ops::Range;
+
+use mig_simd::{Anchors, Level, PageRecord, anchors};
+
+use crate::class::Class;
+use crate::columns::Settled;
+use crate::error::EncodeError;
+use crate::image::Run;
+use crate::page::{PAGE_SIZE, Page, PageSet};
+use crate::format::ReferenceKind;
+use crate::refs::{NO_BLOCK, Reference};
+use crate::source::PageSource;
+use crate::worker::ScanWorker;
+
+/// Pages that one task settles; part of what the output depends on, so it is fixed.
+pub(crate) const CHUNK_PAGES: u64 = 1024;
+/// Pages scanned before they are looked up, so that they are still in the cache then.
+const BATCH_PAGES: usize = 64;
+
+/// A page that neither content nor references settled.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    /// Place in the block's page set.
+    pub(crate) ordinal: u32,
+    pub(crate) class: Class,
+    /// One past the page's last anchor in [`Chunk::positions`] and [`Chunk::hashes`].
+    pub(crate) anchors_end: u32,
+}
+
+/// What became of a chunk's pages.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// For each page, in order.
+    pub(crate) settled: Vec<Settled>,
+    pub(crate) fingerprints: Vec<[u64; 2]>,
+    pub(crate) unsettled: Vec<Unsettled>,
+    /// Anchors of all unsettled pages.
+    pub(crate) positions: Vec<u16>,
+    pub(crate) hashes: Vec<u64>,
+}
+
+/// What settling needs to know.
+#[derive(Clone, Copy)]
+pub(crate) struct Settler<'a, S: ?Sized> {
+    pub(crate) source: &'a S,
+    pub(crate) references: &'a [Reference],
+    pub(crate) worker: &'a dyn ScanWorker,
+    pub(crate) level: Level,
+    /// Sparsity of the anchors, if long matches are wanted.
+    pub(crate) sparsity: Option<u32>,
+    /// The record of a zero page, for holes.
+    pub(crate) zero: PageRecord,
+}
+
+/// A run of reference pages that the next page may continue.
+#[derive(Clone, Copy)]
+struct Current {
+    index: usize,
+    next: u64,
+    /// Offset from page number to position, for references addressed by page.
+    last_page: u64,
+}
+
+impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
+    /// Settles the pages of `set` with these ordinals.
+    pub(crate) fn settle(&self, set: &PageSet, ordinals: Range<u64>) -> Result<Chunk, EncodeError> {
+        let mut chunk = Chunk::default();
+        let count = (ordinals.end - ordinals.start) as usize;
+        chunk.settled.reserve_exact(count);
+        chunk.fingerprints.reserve_exact(count);
+        let mut scratch = Scratch::default();
+        let mut current = None;
+        let mut ordinal = ordinals.start;
+        for range in set.slice(ordinals) {
+            let mut page = range.start;
+            while page < range.end {
+                let max = (range.end - page).min(BATCH_PAGES as u64);
+                let taken = match self.source.run(page, max) {
+                    Run::Hole(pages) => {
+                        let pages = pages.min(max);
+                        chunk.settled.extend((0..pages).map(|_| Settled::Zero));
+                        chunk.fingerprints.extend((0..pages).map(|_| self.zero.fingerprint));
+                        current = None;
+                        pages
+                    }
+                    Run::Data(bytes) => {
+                        let batch = Batch { range_start: range.start, first_page: page, first_ordinal: ordinal, bytes };
+                        self.settle_batch(&batch, &mut scratch, &mut current, &mut chunk)?;
+                        (bytes.len() / PAGE_SIZE) as u64
+                    }
+                };
+                page += taken;
+                ordinal += taken;
+            }
+        }
+        Ok(chunk)
+    }
+
+    fn settle_batch(
+        &self,
+        batch: &Batch<'_>,
+        scratch: &mut Scratch,
+        current: &mut Option<Current>,
+        chunk: &mut Chunk,
+    ) -> Result<(), EncodeError> {
+        let (pages, _) = batch.bytes.as_chunks::<PAGE_SIZE>();
+        let mut records = std::mem::take(&mut scratch.records);
+        records.resize(pages.len(), PageRecord::default());
+        self.worker.scan(batch.bytes, &mut records);
+        self.look_up(&records, scratch);
+        for (place, (page, record)) in pages.iter().zip(&records).enumerate() {
+            let settled = match record.uniform() {
+                Some(0) => Settled::Zero,
+                Some(word) => Settled::Uniform(word),
+                None => self.find_reference(page, batch, place, scratch, current, chunk)?,
+            };
+            if settled == Settled::Residual {
+                self.leave(page, record, batch.first_ordinal + place as u64, &mut scratch.anchors, chunk);
+            }
+            if !matches!(settled, Settled::Reference { .. }) {
+                *current = None;
+            }
+            chunk.settled.push(settled);
+            chunk.fingerprints.push(record.fingerprint);
+        }
+        scratch.records = records;
+        Ok(())
+    }
+
+    /// Asks every index about every page of the batch at once, so that the cache misses overlap.
+    fn look_up(&self, records: &[PageRecord], scratch: &mut Scratch) {
+        scratch.fingerprints.clear();
+        scratch.fingerprints.extend(records.iter().map(PageRecord::fingerprint128));
+        scratch.candidates.resize_with(self.references.len(), Vec::new);
+        for (reference, candidates) in self.references.iter().zip(&mut scratch.candidates) {
+            candidates.clear();
+            candidates.resize(scratch.fingerprints.len(), NO_BLOCK);
+            reference.look_up(&scratch.fingerprints, candidates);
+        }
+    }
+
+    /// The reference that holds the page, if one does: where the run before goes on, where an older image had
+    /// it, where an index says.
+    fn find_reference(
+        &self,
+        page: &Page,
+        batch: &Batch<'_>,
+        place: usize,
+        scratch: &mut Scratch,
+        current: &mut Option<Current>,
+        chunk: &mut Chunk,
+    ) -> Result<Settled, EncodeError> {
+        let number = batch.first_page + place as u64;
+        let mut holds = |index: usize, position: u64| {
+            let reference: &Reference = &self.references[index];
+            reference.holds(self.level, position, page, &mut scratch.page)
+        };
+        if let Some(run) = *current
+            && run.last_page + 1 == number
+            && holds(run.index, run.next)?
+        {
+            *current = Some(Current { next: run.next + 1, last_page: number, ..run });
+            return Ok(Settled::Reference { index: run.index as u8, position: run.next });
+        }
+        for (index, reference) in self.references.iter().enumerate() {
+            let here = (reference.kind() == ReferenceKind::Memory).then_some(number);
+            let indexed = scratch.candidates[index][place];
+            for position in here.into_iter().chain((indexed != NO_BLOCK).then_some(indexed)) {
+                if holds(index, position)? {
+                    *current = Some(Current { index, next: position + 1, last_page: number });
+                    self.extend_back(index, position, batch.range_start..number, scratch, chunk)?;
+                    return Ok(Settled::Reference { index: index as u8, position });
+                }
+            }
+        }
+        Ok(Settled::Residual)
+    }
+
+    /// Moves the pages right before a new run to it where they fit: contents that a disk holds several times
+    /// were given their first place, but the run tells which is meant.
+    fn extend_back(
+        &self,
+        index: usize,
+        position: u64,
+        before: Range<u64>,
+        scratch: &mut Scratch,
+        chunk: &mut Chunk,
+    ) -> Result<(), EncodeError> {
+        let number = before.end;
+        for back in 1..=position.min(number - before.start).min(chunk.settled.len() as u64) {
+            let at = chunk.settled.len() - back as usize;
+            // Only single pages: a longer run before is as good as this one.
+            let Settled::Reference { index: old, position: old_position } = chunk.settled[at] else { break };
+            let joined = at > 0 && chunk.settled[at - 1].continues(1, chunk.settled[at]);
+            if usize::from(old) != index || joined || old_position == position - back {
+                break;
+            }
+            let Some(page) = self.source.page(number - back) else { break };
+            if !self.references[index].holds(self.level, position - back, page, &mut scratch.page)? {
+                break;
+            }
+            chunk.settled[at] = Settled::Reference { index: index as u8, position: position - back };
+        }
+        Ok(())
+    }
+
+    fn leave(&self, page: &Page, record: &PageRecord, ordinal: u64, sampled: &mut Anchors, chunk: &mut Chunk) {
+        let class = Class::of(record, page);
+        if let Some(sparsity) = self.sparsity
+            && class != Class::Incompressible
+        {
+            anchors(self.level, page, sparsity, sampled);
+            chunk.positions.extend_from_slice(sampled.positions());
+            chunk.hashes.extend_from_slice(sampled.hashes());
+        }
+        let anchors_end = chunk.positions.len() as u32;
+        chunk.unsettled.push(Unsettled { ordinal: ordinal as u32, class, anchors_end });
+    }
+}
+
+/// Contiguous pages being settled.
+struct Batch<'a> {
+    /// First page of the range of the set that the batch is part of.
+    range_start: u64,
+    first_page: u64,
+    first_ordinal: u64,
+    bytes: &'a [u8],
+}
+
+/// Buffers that a chunk's batches share.
+struct Scratch {
+    records: Vec<PageRecord>,
+    fingerprints: Vec<u128>,
+    /// For each reference, for each page, the block that its index proposes.
+    candidates: Vec<Vec<u64>>,
+    anchors: Anchors,
+    page: Box<Page>,
+}
+
+impl Default for Scratch {
+    fn default() -> Self {
+        Scratch {
+            records: Vec::new(),
+            fingerprints: Vec::new(),
+            candidates: Vec::new(),
+            anchors: Anchors::default(),
+            page: Box::new([0; PAGE_SIZE]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {}

@@ -1,0 +1,374 @@
+//! Unpacking a stream: the image it was packed from, or what is left of it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use mig_simd::Level;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+use crate::decode::{BlockDecoder, PageStore, ParsedBlock};
+use crate::encode::digest_bytes;
+use crate::error::DecodeError;
+use crate::format::block::Piece;
+use crate::format::frame::{Frame, FrameReader, FrameType};
+use crate::format::index::End;
+use crate::format::wire::Input;
+use crate::format::{Header, limits};
+use crate::image::{ImageLayout, ImageWriter, WriteAs};
+use crate::pack::default_threads;
+use crate::page::{PAGE_SIZE, PageSet};
+use crate::pipeline::{self, Steps};
+use crate::progress::{Cancel, OnProgress, Progress};
+use crate::refs::Reference;
+
+/// What decoding may use, set by the caller and not by the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DecodeLimits {
+    /// Pages that a block may hold. Memory for a few blocks is needed at a time: 4 KiB a page for what was
+    /// received, and as much again for what it decodes to.
+    pub block_pages: u64,
+}
+
+impl Default for DecodeLimits {
+    /// What this build's packer writes: 16,384 pages.
+    fn default() -> Self {
+        DecodeLimits { block_pages: 1 << 14 }
+    }
+}
+
+/// Reads a stream from any [`Read`] and rebuilds the image.
+pub struct Unpacker<'a, R> {
+    frames: FrameReader<R>,
+    header: Header,
+    threads: usize,
+    level: Level,
+    progress: Option<OnProgress<'a>>,
+    cancel: Cancel,
+    first_bytes: u64,
+}
+
+impl<R> std::fmt::Debug for Unpacker<'_, R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Unpacker").field("header", &self.header).finish_non_exhaustive()
+    }
+}
+
+/// How far unpacking came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct UnpackSummary {
+    /// Pages rebuilt and verified.
+    pub pages: u64,
+    /// Blocks rebuilt and verified.
+    pub blocks: u64,
+    /// Bytes of the stream that were read.
+    pub stream_bytes: u64,
+}
+
+/// Unpacking failed; `done` says how much of the image is good: its first pages, and nothing after them.
+#[derive(Debug, thiserror::Error)]
+#[error("{source}")]
+pub struct UnpackError {
+    /// What was rebuilt and verified before.
+    pub done: UnpackSummary,
+    /// Why there is no more.
+    pub source: DecodeError,
+}
+
+impl<'a, R: Read + Send> Unpacker<'a, R> {
+    /// Reads the stream's header.
+    ///
+    /// # Errors
+    ///
+    /// What keeps the first frame from being a header that this build reads, and a stream whose blocks are above
+    /// the limits.
+    pub fn new(input: R, limits: DecodeLimits) -> Result<Self, DecodeError> {
+        // Room for a block's pages, and its lists with them.
+        let max_data = limits.block_pages.saturating_mul(2 * PAGE_SIZE as u64) + limits::OPAQUE;
+        let mut frames = FrameReader::new(input, max_data.min(limits::DATA));
+        let frame = frames.next()?.ok_or(DecodeError::Truncated { field: "header", needed: 1, left: 0 })?;
+        if frame.kind != FrameType::Header || !frame.data.is_empty() {
+            return Err(DecodeError::Invalid { field: "header", why: "the first frame is another" });
+        }
+        let header = Header::read(&frame.meta)?;
+        if header.block_pages > limits.block_pages {
+            let (value, max) = (header.block_pages, limits.block_pages);
+            return Err(DecodeError::TooLarge { field: "block pages", value, max });
+        }
+        let first_bytes = (crate::format::frame::HEADER_LEN + frame.meta.len()) as u64;
+        Ok(Unpacker {
+            frames,
+            header,
+            threads: default_threads(),
+            level: Level::best(),
+            progress: None,
+            cancel: Cancel::new(),
+            first_bytes,
+        })
+    }
+
+    /// What the stream holds and needs.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Sets the number of threads, at least 1.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads.max(1);
+        self
+    }
+
+    /// Sets the SIMD level.
+    pub fn level(mut self, level: Level) -> Self {
+        self.level = level;
+        self
+    }
+
+    /// Is told after each block.
+    pub fn on_progress(mut self, progress: OnProgress<'a>) -> Self {
+        self.progress = Some(progress);
+        self
+    }
+
+    /// Stops with [`DecodeError::Cancelled`] once this token says so.
+    pub fn cancel(mut self, cancel: Cancel) -> Self {
+        self.cancel = cancel;
+        self
+    }
+
+    /// Rebuilds the image into `store`. `references` are what the header needs, in its order.
+    ///
+    /// # Errors
+    ///
+    /// Whatever [`DecodeError`] says, with what was good before.
+    pub fn unpack(
+        self,
+        references: &[Option<Reference>],
+        store: &(impl PageStore + OpaqueStore),
+    ) -> Result<UnpackSummary, UnpackError> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+        let pool = pool.map_err(|error| UnpackError {
+            done: UnpackSummary::default(),
+            source: DecodeError::Io { what: "starting threads", source: io::Error::other(error) },
+        })?;
+        pool.install(|| self.unpack_here(references, store))
+    }
+
+    fn unpack_here(
+        self,
+        references: &[Option<Reference>],
+        store: &(impl PageStore + OpaqueStore),
+    ) -> Result<UnpackSummary, UnpackError> {
+        let Unpacker { mut frames, header, level, progress, cancel, first_bytes, .. } = self;
+        let decoder = BlockDecoder::new(&header, references, level);
+        let total_pages = header.layout.page_count();
+        let mut done = UnpackSummary { stream_bytes: first_bytes, ..UnpackSummary::default() };
+        let mut end = EndCheck { digest: Xxh3::new(), end: None };
+        let steps = Steps {
+            source: || {
+                if cancel.is_cancelled() {
+                    return Err(DecodeError::Cancelled);
+                }
+                frames.next()
+            },
+            spread: |frame: Frame| Ok((frame.len(), Parsed::new(&decoder, frame)?)),
+            ordered: |(frame_len, parsed)| {
+                if end.end.is_some() {
+                    return Err(DecodeError::Invalid { field: "stream", why: "it goes on after its end" });
+                }
+                match parsed {
+                    Parsed::Block(block) => {
+                        check_order(block.pages(), done.pages)?;
+                        decoder.apply(&block, store)?;
+                        end.digest.update(&block.digest());
+                        done.pages += block.pages().len();
+                        done.blocks += 1;
+                    }
+                    Parsed::Opaque(offset, bytes) => {
+                        let written = store.write_opaque(offset, &bytes);
+                        written.map_err(|source| DecodeError::Io { what: "storing bytes", source })?;
+                    }
+                    Parsed::Index => {}
+                    Parsed::End(found) => end.check(found, &done)?,
+                }
+                done.stream_bytes += frame_len;
+                if let Some(progress) = progress {
+                    let (pages, stream_bytes) = (done.pages, done.stream_bytes);
+                    progress(Progress { pages, total_pages, stream_bytes });
+                }
+                Ok(())
+            },
+            again: Ok,
+            sink: Ok,
+        };
+        let result = pipeline::run(rayon::current_num_threads() + 1, steps);
+        let result = result.and_then(|()| match end.end {
+            Some(_) if done.pages == total_pages => Ok(()),
+            Some(_) => Err(DecodeError::Invalid { field: "end", why: "pages are missing" }),
+            None => Err(DecodeError::Truncated {
+                field: "stream (it has no end)",
+                needed: total_pages * PAGE_SIZE as u64,
+                left: done.pages * PAGE_SIZE as u64,
+            }),
+        });
+        result.map(|()| done).map_err(|source| UnpackError { done, source })
+    }
+}
+
+/// A frame with its entropy coding undone.
+enum Parsed {
+    Block(Box<ParsedBlock>),
+    Opaque(u64, Vec<u8>),
+    Index,
+    End(End),
+}
+
+impl Parsed {
+    fn new(decoder: &BlockDecoder<'_>, frame: Frame) -> Result<Self, DecodeError> {
+        if !frame.data.is_empty() && matches!(frame.kind, FrameType::Index | FrameType::End) {
+            return Err(DecodeError::Invalid { field: "frame", why: "data where none belongs" });
+        }
+        Ok(match frame.kind {
+            FrameType::Header => {
+                return Err(DecodeError::Invalid { field: "stream", why: "a second header" });
+            }
+            FrameType::Block => Parsed::Block(Box::new(decoder.parse(&frame.meta, frame.data)?)),
+            FrameType::Opaque => read_opaque(&frame)?,
+            FrameType::Index => Parsed::Index,
+            FrameType::End => Parsed::End(End::read(&frame.meta)?),
+        })
+    }
+}
+
+/// Reads an opaque frame: bytes of the image's file that belong to no page.
+fn read_opaque(frame: &Frame) -> Result<Parsed, DecodeError> {
+    let field = "opaque bytes";
+    let mut input = Input::new(&frame.meta);
+    let offset = input.varint(field)?;
+    let checksum = input.u64(field)?;
+    let piece = Piece::read(&mut input, limits::OPAQUE)?;
+    input.finish(field)?;
+    if piece.coded_len != frame.data.len() as u64 {
+        return Err(DecodeError::Invalid { field, why: "its length is not that of its data" });
+    }
+    let bytes = piece.decode(&frame.data, field)?;
+    if xxh3_64(&bytes) != checksum {
+        return Err(DecodeError::Checksum { field });
+    }
+    Ok(Parsed::Opaque(offset, bytes))
+}
+
+/// Blocks of a file hold one range each, one after the other.
+fn check_order(pages: &PageSet, done: u64) -> Result<(), DecodeError> {
+    if pages.ranges().len() != 1 || pages.first() != done {
+        return Err(DecodeError::Invalid { field: "block", why: "its pages do not follow those before it" });
+    }
+    Ok(())
+}
+
+/// What the end frame is compared with.
+struct EndCheck {
+    digest: Xxh3,
+    end: Option<End>,
+}
+
+impl EndCheck {
+    fn check(&mut self, found: End, done: &UnpackSummary) -> Result<(), DecodeError> {
+        let digest = digest_bytes(self.digest.digest128());
+        if (found.pages, found.blocks, found.digest) != (done.pages, done.blocks, digest) {
+            return Err(DecodeError::Invalid { field: "end", why: "it does not sum up the blocks before it" });
+        }
+        self.end = Some(found);
+        Ok(())
+    }
+}
+
+/// Where bytes go that belong to an image's file, but to no page.
+pub trait OpaqueStore: Sync {
+    /// Stores bytes at an offset of the image's file.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps them from being stored, and an offset where no such bytes belong.
+    fn write_opaque(&self, file_offset: u64, bytes: &[u8]) -> io::Result<()>;
+}
+
+/// An image file being rebuilt. Zero pages stay holes.
+#[derive(Debug)]
+pub struct FileStore {
+    writer: ImageWriter,
+    /// Pages that the file has no place for, since later ones may refer to them: at page number times 4096.
+    left_out: Option<File>,
+}
+
+impl FileStore {
+    /// Rebuilds into `file`, which is emptied and must be open for reading, too. `scratch` is a folder for what a
+    /// [`WriteAs::Raw`] file leaves out.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be given its length, or has no place for any page.
+    pub fn new(file: File, layout: &ImageLayout, target: WriteAs, scratch: &Path) -> Result<Self, DecodeError> {
+        let writer = ImageWriter::new(file, layout, target)?;
+        let left_out = if writer.left_out_pages() > 0 {
+            let file = tempfile::tempfile_in(scratch);
+            Some(file.map_err(|source| DecodeError::Io { what: "making a temporary file", source })?)
+        } else {
+            None
+        };
+        Ok(FileStore { writer, left_out })
+    }
+
+    /// The writer, to ask what it leaves out.
+    pub fn writer(&self) -> &ImageWriter {
+        &self.writer
+    }
+
+    /// The rebuilt file, not synced.
+    pub fn into_file(self) -> File {
+        self.writer.into_file()
+    }
+}
+
+impl PageStore for FileStore {
+    fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Some(left_out) = &self.left_out {
+            for (page, bytes) in (first_page..).zip(bytes.chunks_exact(PAGE_SIZE)) {
+                if self.writer.page_offset(page).is_none() {
+                    left_out.write_all_at(bytes, page * PAGE_SIZE as u64)?;
+                }
+            }
+        }
+        self.writer.write_pages(first_page, bytes)
+    }
+
+    fn write_zero(&self, _: u64, _: u64) -> io::Result<()> {
+        // The file was empty, and a file stream has each page once.
+        Ok(())
+    }
+
+    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        let (file, start) = match (self.writer.page_offset(page), &self.left_out) {
+            (Some(start), _) => (self.writer.file(), start),
+            (None, Some(left_out)) => (left_out, page * PAGE_SIZE as u64),
+            (None, None) => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        match file.read_exact_at(out, start + offset as u64) {
+            // A hole at the end of the scratch file: a page of zeros.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.left_out.is_some() => {
+                out.fill(0);
+                Ok(())
+            }
+            result => result,
+        }
+    }
+}
+
+impl OpaqueStore for FileStore {
+    fn write_opaque(&self, file_offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.writer.write_opaque(file_offset, bytes)
+    }
+}
