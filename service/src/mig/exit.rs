@@ -1,0 +1,61 @@
+//! Exit codes: what a script can tell apart.
+
+use std::process::ExitCode;
+
+use mig_engine::image::ImageError;
+use mig_engine::{DecodeError, EncodeError, UnpackError};
+
+/// A problem that has an exit code of its own, where the error's type does not tell.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    /// Something the user said can't be done.
+    #[error("{0}")]
+    Usage(String),
+    /// A needed reference is missing or has changed.
+    #[error("{0}")]
+    Reference(String),
+}
+
+const FAILED: u8 = 1;
+const USAGE: u8 = 2;
+const DAMAGED: u8 = 3;
+const REFERENCE: u8 = 4;
+const INTERRUPTED: u8 = 130;
+
+/// The exit code for an error; the program's help lists them.
+pub(crate) fn code_of(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(error.chain().find_map(code_of_cause).unwrap_or(FAILED))
+}
+
+fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(problem) = cause.downcast_ref::<Problem>() {
+        return Some(match problem {
+            Problem::Usage(_) => USAGE,
+            Problem::Reference(_) => REFERENCE,
+        });
+    }
+    if let Some(EncodeError::Cancelled) = cause.downcast_ref() {
+        return Some(INTERRUPTED);
+    }
+    if let Some(error) = cause.downcast_ref::<UnpackError>() {
+        return Some(code_of_decode(&error.source));
+    }
+    if let Some(error) = cause.downcast_ref::<DecodeError>() {
+        return Some(code_of_decode(error));
+    }
+    match cause.downcast_ref::<ImageError>() {
+        Some(ImageError::Read { .. } | ImageError::Spool { .. } | ImageError::Output { .. }) | None => None,
+        Some(_) => Some(DAMAGED),
+    }
+}
+
+fn code_of_decode(error: &DecodeError) -> u8 {
+    match error {
+        DecodeError::Cancelled => INTERRUPTED,
+        DecodeError::Io { .. } => FAILED,
+        DecodeError::MissingReference { .. } | DecodeError::Reference { .. } | DecodeError::Digest { .. } => {
+            REFERENCE
+        }
+        _ => DAMAGED,
+    }
+}

@@ -1,0 +1,138 @@
+//! `mig inspect`.
+
+use std::fs::File;
+use std::io::{BufReader, Write};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use mig_engine::inspect::{StreamInfo, classify};
+use mig_engine::{Level, MemoryImage, Resolved};
+use serde_json::json;
+
+use crate::cli::InspectArgs;
+use crate::exit::Problem;
+use crate::human;
+use crate::map_svg::Map;
+use crate::output::{Output, print};
+use crate::pack::{blocks_json, kinds_table};
+use crate::references::{self, describe, is_packed};
+use crate::run::{Bar, Run};
+
+pub(crate) fn run(args: &InspectArgs, run: &Run) -> Result<()> {
+    let context = || format!("cannot inspect {}", args.file.display());
+    if is_packed(&args.file).with_context(context)? {
+        if args.svg.is_some() {
+            let text = "--svg draws memory images; unpack the file first";
+            return Err(Problem::Usage(text.into()).into());
+        }
+        return packed(args).with_context(context);
+    }
+    image(args, run).with_context(context)
+}
+
+fn image(args: &InspectArgs, run: &Run) -> Result<()> {
+    let image = MemoryImage::open(&args.file, args.format)?;
+    let picture = args.svg.as_deref().map(|path| Output::new(path, true)).transpose()?;
+    let mut map = Map::new(image.page_count());
+    let bar = Bar::new("reading");
+    let show = |progress| bar.show(progress);
+    let stats = run.pool(&args.work)?.install(|| -> Result<_> {
+        let references = references::for_packing(&args.references.files, image.page_count(), run)?;
+        Ok(classify(&image, &references, Level::best(), &run.cancel, Some(&show), |kinds| map.add(kinds))?)
+    })?;
+    bar.done();
+    if let Some(picture) = picture {
+        let name = args.file.file_name().unwrap_or(args.file.as_os_str()).to_string_lossy();
+        let title = format!("{name}: {} of guest memory", human::bytes(image.page_count() << 12));
+        picture.file()?.write_all(map.draw(&title).as_bytes())?;
+        picture.finish()?;
+    }
+    let layout = image.layout();
+    if args.json {
+        let segments: Vec<_> = layout
+            .segments()
+            .iter()
+            .map(|s| json!({ "file_offset": s.file_offset, "pages": s.pages, "address": s.gpa }))
+            .collect();
+        let report = json!({
+            "format": layout.format().name(),
+            "file_bytes": layout.file_len(),
+            "pages": image.page_count(),
+            "segments": segments,
+            "blocks": blocks_json(&stats),
+        });
+        return print(&format!("{report:#}\n"));
+    }
+    let mut text = format!(
+        "{}: {} image, {} of guest memory in {} segment{}\n",
+        args.file.display(),
+        layout.format(),
+        human::bytes(image.page_count() << 12),
+        layout.segments().len(),
+        if layout.segments().len() == 1 { "" } else { "s" },
+    );
+    for segment in layout.segments().iter().take(16) {
+        let address = segment.gpa.map_or("no address".to_owned(), |gpa| format!("address {gpa:#x}"));
+        text += &format!("  {address}: {}\n", human::bytes(segment.pages << 12));
+    }
+    text += &kinds_table(&stats);
+    print(&text)
+}
+
+fn packed(args: &InspectArgs) -> Result<()> {
+    let info = StreamInfo::read(BufReader::with_capacity(1 << 20, File::open(&args.file)?))?;
+    let header = &info.header;
+    let paths: Vec<&Path> = args.references.files.iter().map(AsRef::as_ref).collect();
+    let resolved = Resolved::find(header, &paths).map_err(|(at, error)| {
+        anyhow::Error::new(error).context(format!("cannot use {} as a reference", paths[at].display()))
+    })?;
+    let present = |index: usize| resolved.references.get(index).is_some_and(Option::is_some);
+    if args.json {
+        let references: Vec<_> = header
+            .references
+            .iter()
+            .enumerate()
+            .map(|(index, need)| {
+                json!({
+                    "kind": need.kind.name(),
+                    "name": need.name,
+                    "blocks": need.blocks,
+                    "identity": need.identity.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>(),
+                    "pages": info.reference_pages[index],
+                    "present": present(index),
+                })
+            })
+            .collect();
+        let report = json!({
+            "format": header.layout.format().name(),
+            "image_bytes": header.layout.file_len(),
+            "pages": header.layout.page_count(),
+            "effort": header.effort.name(),
+            "random_access": header.random_access,
+            "complete": info.complete,
+            "stream_bytes": info.stream_bytes,
+            "opaque_bytes": info.opaque_bytes,
+            "block_count": info.block_count,
+            "references": references,
+            "blocks": blocks_json(&info.blocks),
+        });
+        return print(&format!("{report:#}\n"));
+    }
+    let mut text = format!(
+        "{}: {} packed from a {} image of {} at effort {}{}{}\n",
+        args.file.display(),
+        human::bytes(info.stream_bytes),
+        header.layout.format(),
+        human::bytes(header.layout.file_len()),
+        header.effort,
+        if header.random_access { ", for random access" } else { "" },
+        if info.complete { "" } else { "; CUT: its end is missing" },
+    );
+    for (index, need) in header.references.iter().enumerate() {
+        let pages = human::count(info.reference_pages[index]);
+        let at_hand = if present(index) { "at hand" } else { "not given" };
+        text += &format!("  needs {}: {pages} pages, {at_hand}\n", describe(need));
+    }
+    text += &kinds_table(&info.blocks);
+    print(&text)
+}

@@ -1,0 +1,51 @@
+//! `mig`: packs a desktop VM's memory into a fraction of its size, and back.
+//!
+//! This file parses the command line, runs one command, and turns its outcome into an exit code.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod demo;
+mod exit;
+mod generate;
+mod human;
+mod index;
+mod inspect;
+mod map_svg;
+mod output;
+mod pack;
+mod references;
+mod run;
+mod unpack;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    // Broken pipes end the process with an error message of ours, not with a panic of println's.
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format_timestamp(None)
+        .init();
+    let run = run::Run::new();
+    let result = match cli.command {
+        Command::Pack(args) => pack::run(&args, &run),
+        Command::Unpack(args) => unpack::run(&args, &run),
+        Command::Verify(args) => unpack::verify(&args, &run),
+        Command::Index(args) => index::run(&args, &run),
+        Command::Inspect(args) => inspect::run(&args, &run),
+        Command::Demo(args) => demo::run(&args, &run),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man(args) => generate::man_pages(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mig: {error:#}");
+            exit::code_of(&error)
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! `mig pack`.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use mig_engine::{BlockStats, Class, MemoryImage, PackSummary, Packer, Settled};
+use serde_json::{Value, json};
+
+use crate::cli::{Gpu, PackArgs};
+use crate::exit::Problem;
+use crate::human;
+use crate::output::{Output, is_dash, print};
+use crate::references;
+use crate::run::{Bar, Run};
+
+/// Names of the page kinds, in the format's order.
+pub(crate) const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual"];
+
+pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
+    if args.gpu == Gpu::Require {
+        let text = "--gpu require: this build has no GPU worker; say --gpu off, or leave it out";
+        return Err(Problem::Usage(text.into()).into());
+    }
+    if is_dash(&args.output) && args.json {
+        return Err(Problem::Usage("standard output can't take both the stream and --json".into()).into());
+    }
+    let output = if is_dash(&args.output) { None } else { Some(Output::new(&args.output, args.force)?) };
+    let image = open(&args.input, args)?;
+    let pool = run.pool(&args.work)?;
+    let bar = Bar::new("packing");
+    let show = |progress| bar.show(progress);
+    let summary = pool.install(|| -> Result<PackSummary> {
+        let references = references::for_packing(&args.references.files, image.page_count(), run)?;
+        let mut packer = Packer::new()
+            .effort(args.effort)
+            .random_access(args.random_access)
+            .on_progress(&show)
+            .cancel(run.cancel.clone());
+        for reference in references {
+            packer = packer.reference(reference);
+        }
+        Ok(match &output {
+            Some(output) => packer.pack_here(&image, output.file()?)?,
+            None => packer.pack_here(&image, SendStdout)?,
+        })
+    });
+    let summary = summary.with_context(|| format!("cannot pack {}", args.input.display()))?;
+    let time = bar.done();
+    if let Some(output) = output {
+        output.finish()?;
+    }
+    if args.json {
+        let report = report(&image, &summary, time);
+        return print(&format!("{report:#}\n"));
+    }
+    eprint!("{}", describe(&image, &summary, time));
+    Ok(())
+}
+
+fn open(path: &Path, args: &PackArgs) -> Result<MemoryImage> {
+    if is_dash(path) {
+        // Pages packed before are compared and copied from, so the whole input must stay at hand.
+        let image = MemoryImage::spool(io::stdin().lock(), &std::env::temp_dir(), args.format);
+        return image.context("cannot read standard input");
+    }
+    MemoryImage::open(path, args.format).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Standard output that locks for each write, so that any thread may write.
+struct SendStdout;
+
+impl Write for SendStdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stdout().lock().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stdout().lock().flush()
+    }
+}
+
+fn describe(image: &MemoryImage, summary: &PackSummary, time: Duration) -> String {
+    let guest = image.file_len();
+    let mut text = format!(
+        "{} of {} memory to {} ({}), {} in {}\n",
+        human::bytes(guest),
+        image.layout().format(),
+        human::bytes(summary.stream_bytes),
+        human::percent(summary.stream_bytes, guest),
+        human::rate(guest, time),
+        human::seconds(time),
+    );
+    text += &kinds_table(&summary.blocks);
+    text
+}
+
+/// Pages and bytes by kind, and by class for what is left.
+pub(crate) fn kinds_table(blocks: &BlockStats) -> String {
+    let total: u64 = blocks.pages.iter().sum();
+    let mut text = String::new();
+    let mut line = |name: &str, pages: u64, bytes: Option<u64>| {
+        let bytes = bytes.map_or(String::new(), human::bytes);
+        text += &format!("  {name:<18} {:>12} pages {:>7}  {bytes:>10}\n", human::count(pages), human::percent(pages, total));
+    };
+    let settled: u64 = blocks.pages[..4].iter().sum();
+    for (name, &pages) in KINDS.iter().zip(&blocks.pages[..4]) {
+        line(name, pages, None);
+    }
+    line("settled", settled, Some(blocks.settled_bytes));
+    for class in Class::ALL {
+        let pages = blocks.class_pages[class as usize];
+        if pages > 0 {
+            line(class.name(), pages, Some(blocks.class_bytes[class as usize]));
+        }
+    }
+    let residual = blocks.class_bytes.iter().sum::<u64>() + blocks.match_bytes;
+    line("residual", blocks.pages[4], Some(residual));
+    text
+}
+
+/// The same as JSON; also for `mig inspect`.
+pub(crate) fn blocks_json(blocks: &BlockStats) -> Value {
+    let kinds: serde_json::Map<String, Value> =
+        KINDS.iter().zip(blocks.pages).map(|(name, pages)| ((*name).to_owned(), json!(pages))).collect();
+    let classes: serde_json::Map<String, Value> = Class::ALL
+        .into_iter()
+        .map(|class| {
+            let (pages, bytes) = (blocks.class_pages[class as usize], blocks.class_bytes[class as usize]);
+            (class.name().to_owned(), json!({ "pages": pages, "bytes": bytes }))
+        })
+        .collect();
+    json!({
+        "pages": kinds,
+        "runs": blocks.runs,
+        "classes": classes,
+        "settled_bytes": blocks.settled_bytes,
+        "match_bytes": blocks.match_bytes,
+        "matched_bytes": blocks.matched,
+    })
+}
+
+fn report(image: &MemoryImage, summary: &PackSummary, time: Duration) -> Value {
+    json!({
+        "format": image.layout().format().name(),
+        "image_bytes": image.file_len(),
+        "pages": summary.pages,
+        "stream_bytes": summary.stream_bytes,
+        "opaque_bytes": summary.opaque_bytes,
+        "opaque_coded": summary.opaque_coded,
+        "blocks": blocks_json(&summary.blocks),
+        "seconds": time.as_secs_f64(),
+    })
+}
