@@ -92,8 +92,10 @@ pub struct BlockStats {
     pub class_pages: [u64; Class::ALL.len()],
     /// Coded bytes of the groups of each class.
     pub class_bytes: [u64; Class::ALL.len()],
-    /// Bytes that say what settled pages are: frame header, meta part and checks.
+    /// Bytes that say what settled pages are: frame head, meta part and checks, but for the class column.
     pub settled_bytes: u64,
+    /// Bytes that say which class each residual page has.
+    pub class_column_bytes: u64,
     /// Coded bytes of the long-match lists.
     pub match_bytes: u64,
     /// Bytes of residual pages that long matches cover.
@@ -115,6 +117,7 @@ impl BlockStats {
         sum(&mut self.class_bytes, &other.class_bytes);
         self.runs += other.runs;
         self.settled_bytes += other.settled_bytes;
+        self.class_column_bytes += other.class_column_bytes;
         self.match_bytes += other.match_bytes;
         self.matched += other.matched;
     }
@@ -298,6 +301,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             worker: self.worker,
             level: self.level,
             sparsity: self.recipe.search.map(|search| search.sparsity),
+            classes: self.recipe.compresses(),
             zero: self.zero,
         };
         let chunks = pages.len().div_ceil(CHUNK_PAGES);
@@ -352,18 +356,21 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         }
         stats.matched = matches.matches.iter().map(|found| u64::from(found.words) * 8).sum();
         let digest = digest(&block.fingerprints);
+        let columns = columns::encode(&block.pages, &block.runs, &classes, &self.addressing);
+        let class_column = (columns.bytes.len() - columns.runs_len) as u64;
         let meta = Block {
             round: 0,
             pages: block.pages.clone(),
             digest,
-            columns: columns::encode(&block.pages, &block.runs, &classes, &self.addressing),
+            columns: columns.bytes,
             matches: match_piece,
             checks: check_piece,
             groups,
         }
         .write();
         let checks = check_piece.map_or(0, |piece| piece.coded_len);
-        stats.settled_bytes = (frame::HEADER_LEN + meta.len()) as u64 + checks;
+        stats.class_column_bytes = class_column;
+        stats.settled_bytes = (frame::HEADER_LEN + meta.len()) as u64 + checks - class_column;
         Ok(CodedBlock { meta, parts, pages: block.pages.clone(), digest, stats })
     }
 

@@ -112,6 +112,16 @@ pub enum EncodeError {
     /// Guest memory cannot be read or is not understood.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// Guest memory could be read when it was opened, but not any more.
+    #[error("reading pages {first} to {last}: {source}")]
+    Read {
+        /// First page of those that were to be read.
+        first: u64,
+        /// Last one.
+        last: u64,
+        /// The system's answer.
+        source: io::Error,
+    },
     /// A reference cannot be read.
     #[error("reference {name}: {source}")]
     Reference {

@@ -84,7 +84,8 @@ pub fn classify(
 pub struct StreamInfo {
     /// The header.
     pub header: Header,
-    /// All blocks together. Bytes that long matches cover are not known without decoding and are left 0.
+    /// All blocks together. Bytes that long matches cover and the size of class columns are not known without
+    /// decoding, and are left 0; the latter are among `settled_bytes`.
     pub blocks: BlockStats,
     /// Number of blocks.
     pub block_count: u64,

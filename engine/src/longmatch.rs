@@ -93,6 +93,19 @@ pub(crate) fn word(page: &Page, index: usize) -> u64 {
     u64::from_le_bytes(bytes)
 }
 
+/// Some words of a page.
+fn words(page: &Page, start: usize, end: usize) -> &[[u8; 8]] {
+    &page.as_chunks().0[start..end]
+}
+
+/// How many words two sequences begin with in common.
+fn common<'w>(
+    one: impl Iterator<Item = &'w [u8; 8]>,
+    other: impl Iterator<Item = &'w [u8; 8]>,
+) -> usize {
+    one.zip(other).take_while(|(one, other)| one == other).count()
+}
+
 /// The same page in an older memory image.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Older<'a> {
@@ -188,12 +201,8 @@ fn fill_gap<'s>(
         let source_page = address / PAGE_WORDS as u64;
         let at = (address % PAGE_WORDS as u64) as usize;
         let Some(source) = earlier(source_page) else { continue };
-        let before = (1..=(position - low).min(at))
-            .take_while(|&back| word(page, position - back) == word(source, at - back))
-            .count();
-        let after = (0..(high - position).min(PAGE_WORDS - at))
-            .take_while(|&ahead| word(page, position + ahead) == word(source, at + ahead))
-            .count();
+        let after = common(words(page, position, high).iter(), words(source, at, PAGE_WORDS).iter());
+        let before = common(words(page, low, position).iter().rev(), words(source, 0, at).iter().rev());
         let (start, end) = (position - before, position + after);
         // A hash that collided matches nothing; what surrounds it is no match of ours either.
         if after < 4 || end - start < search.min_words {

@@ -1,5 +1,6 @@
 //! Where pages come from when a stream is written.
 
+use std::io;
 use std::ops::Range;
 
 use crate::image::{MemoryImage, Run};
@@ -26,8 +27,14 @@ pub trait PageSource: Sync {
         }
     }
 
-    /// Tells that these pages will be read soon.
-    fn will_need(&self, _pages: Range<u64>) {}
+    /// Tells that these pages will be read soon, and asks whether they can be.
+    ///
+    /// # Errors
+    ///
+    /// Where reading them would end the process, as for a mapped file that was cut short.
+    fn prepare(&self, _pages: Range<u64>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 impl PageSource for MemoryImage {
@@ -37,6 +44,14 @@ impl PageSource for MemoryImage {
 
     fn run(&self, page: u64, max: u64) -> Run<'_> {
         MemoryImage::run(self, page, max)
+    }
+
+    fn page(&self, page: u64) -> Option<&Page> {
+        MemoryImage::page(self, page)
+    }
+
+    fn prepare(&self, pages: Range<u64>) -> io::Result<()> {
+        self.prefetch(pages)
     }
 }
 

@@ -85,8 +85,16 @@ pub(crate) enum Addressing {
     Pages,
 }
 
+/// A block's columns as bytes.
+#[derive(Debug)]
+pub(crate) struct Encoded {
+    pub(crate) bytes: Vec<u8>,
+    /// About how many of them the runs take; the classes have the others.
+    pub(crate) runs_len: usize,
+}
+
 /// Codes a block's columns: its runs, then the class of each residual page.
-pub(crate) fn encode(pages: &PageSet, runs: &[Run], classes: &[Class], references: &[Addressing]) -> Vec<u8> {
+pub(crate) fn encode(pages: &PageSet, runs: &[Run], classes: &[Class], references: &[Addressing]) -> Encoded {
     let mut encoder = Encoder::new();
     let mut models = Models::new(references);
     let mut ordinal = 0;
@@ -95,10 +103,11 @@ pub(crate) fn encode(pages: &PageSet, runs: &[Run], classes: &[Class], reference
         debug_assert_eq!(coded, Ok(run));
         ordinal += u64::from(run.pages);
     }
+    let runs_len = encoder.len();
     for &class in classes {
         models.code_class(&mut encoder, class as u32);
     }
-    encoder.finish()
+    Encoded { bytes: encoder.finish(), runs_len }
 }
 
 /// Reads a block's columns.
@@ -359,7 +368,7 @@ mod tests {
             let classes: Vec<Class> = (0..residual).map(|i| Class::from_id((i % 6) as u32).unwrap()).collect();
             let pages = PageSet::from_range(first..first + total);
             let references = [Addressing::Blocks, Addressing::Pages];
-            let bytes = encode(&pages, &runs, &classes, &references);
+            let bytes = encode(&pages, &runs, &classes, &references).bytes;
             let decoded = decode(&bytes, &pages, &references).unwrap();
             prop_assert_eq!(&decoded.0, &runs);
             prop_assert_eq!(&decoded.1, &classes);
@@ -390,7 +399,7 @@ mod tests {
             next[file] += 4;
         }
         let pages = PageSet::from_range(0..2400);
-        let bytes = encode(&pages, &runs, &[], &[Addressing::Blocks]);
+        let bytes = encode(&pages, &runs, &[], &[Addressing::Blocks]).bytes;
         assert!(bytes.len() < 600 / 2, "{} bytes for 600 runs", bytes.len());
     }
 }

@@ -78,6 +78,11 @@ impl Encoder {
         }
     }
 
+    /// Bytes written so far, up to a few that are still open.
+    pub(crate) fn len(&self) -> usize {
+        self.out.len()
+    }
+
     /// Flushes and returns the bytes; the first is always 0.
     pub(crate) fn finish(mut self) -> Vec<u8> {
         for _ in 0..5 {

@@ -56,6 +56,8 @@ pub(crate) struct Settler<'a, S: ?Sized> {
     pub(crate) level: Level,
     /// Sparsity of the anchors, if long matches are wanted.
     pub(crate) sparsity: Option<u32>,
+    /// Whether classes matter: only to coders.
+    pub(crate) classes: bool,
     /// The record of a zero page, for holes.
     pub(crate) zero: PageRecord,
 }
@@ -80,6 +82,11 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         let mut current = None;
         let mut ordinal = ordinals.start;
         for range in set.slice(ordinals) {
+            self.source.prepare(range.clone()).map_err(|source| EncodeError::Read {
+                first: range.start,
+                last: range.end - 1,
+                source,
+            })?;
             let mut page = range.start;
             while page < range.end {
                 let max = (range.end - page).min(BATCH_PAGES as u64);
@@ -213,7 +220,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
     }
 
     fn leave(&self, page: &Page, record: &PageRecord, ordinal: u64, sampled: &mut Anchors, chunk: &mut Chunk) {
-        let class = Class::of(record, page);
+        let class = if self.classes { Class::of(record, page) } else { Class::Other };
         if let Some(sparsity) = self.sparsity
             && class != Class::Incompressible
         {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,45 +11,64 @@ use tempfile::NamedTempFile;
 use crate::exit::Problem;
 
 /// A file that appears under its name only when it is finished. Dropped before that, it leaves nothing.
+///
+/// What is no regular file, such as a device or a pipe, is written to as it is, and never replaced.
 #[derive(Debug)]
 pub(crate) struct Output {
-    file: NamedTempFile,
+    target: Target,
     path: PathBuf,
-    force: bool,
+}
+
+#[derive(Debug)]
+enum Target {
+    Temporary { file: NamedTempFile, force: bool },
+    Special(File),
 }
 
 impl Output {
     /// Starts a file that is to be at `path`.
     pub(crate) fn new(path: &Path, force: bool) -> Result<Self> {
-        if !force && path.exists() {
+        let exists = path.metadata().ok();
+        if exists.as_ref().is_some_and(|metadata| !metadata.is_file()) {
+            let file = File::options().read(true).write(true).open(path);
+            let file = file.or_else(|_| File::options().write(true).open(path));
+            let file = file.with_context(|| format!("cannot write to {}", path.display()))?;
+            return Ok(Output { target: Target::Special(file), path: path.to_owned() });
+        }
+        if !force && exists.is_some() {
             let text = format!("{} exists; say --force to replace it", path.display());
             return Err(Problem::Usage(text).into());
         }
         let file = NamedTempFile::with_prefix_in(".mig-", folder_of(path))
             .with_context(|| format!("cannot write to {}", folder_of(path).display()))?;
-        Ok(Output { file, path: path.to_owned(), force })
+        Ok(Output { target: Target::Temporary { file, force }, path: path.to_owned() })
     }
 
     /// The unfinished file, for reading and writing.
     pub(crate) fn file(&self) -> Result<File> {
-        self.file.as_file().try_clone().with_context(|| format!("cannot write {}", self.path.display()))
+        let file = match &self.target {
+            Target::Temporary { file, .. } => file.as_file(),
+            Target::Special(file) => file,
+        };
+        file.try_clone().with_context(|| format!("cannot write {}", self.path.display()))
     }
 
     /// Syncs the file and gives it its name.
     pub(crate) fn finish(self) -> Result<()> {
-        let context = || format!("cannot write {}", self.path.display());
-        self.file.as_file().sync_all().with_context(context)?;
-        let folder = folder_of(&self.path).to_owned();
-        let path = self.path.clone();
-        let failed = |error: io::Error| anyhow::Error::new(error).context(format!("cannot write {}", path.display()));
-        set_usual_mode(self.file.as_file()).map_err(failed)?;
-        if self.force {
-            self.file.persist(&path).map_err(|error| failed(error.error))?;
-        } else {
-            self.file.persist_noclobber(&path).map_err(|error| failed(error.error))?;
-        }
-        // The name is only safe once the folder is.
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        let Target::Temporary { file, force } = self.target else { return Ok(()) };
+        let path = self.path;
+        let rename = || -> io::Result<()> {
+            file.as_file().sync_all()?;
+            set_usual_mode(file.as_file())?;
+            if force {
+                file.persist(&path)?;
+            } else {
+                file.persist_noclobber(&path)?;
+            }
+            // The name is only safe once the folder is.
+            File::open(folder_of(&path))?.sync_all()
+        };
+        rename().with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
@@ -70,6 +90,12 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 /// Whether a path stands for standard input or output.
 pub(crate) fn is_dash(path: &Path) -> bool {
     path == Path::new("-")
+}
+
+/// Standard output without the line buffer.
+pub(crate) fn stdout_file() -> Result<File> {
+    let handle = io::stdout().as_fd().try_clone_to_owned();
+    Ok(File::from(handle.context("cannot write to standard output")?))
 }
 
 /// Prints text that may be long; a reader that went away is no error.

@@ -1,6 +1,6 @@
 //! `mig pack`.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::cli::{Gpu, PackArgs};
 use crate::exit::Problem;
 use crate::human;
-use crate::output::{Output, is_dash, print};
+use crate::output::{Output, is_dash, print, stdout_file};
 use crate::references;
 use crate::run::{Bar, Run};
 
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         }
         Ok(match &output {
             Some(output) => packer.pack_here(&image, output.file()?)?,
-            None => packer.pack_here(&image, SendStdout)?,
+            None => packer.pack_here(&image, stdout_file()?)?,
         })
     });
     let summary = summary.with_context(|| format!("cannot pack {}", args.input.display()))?;
@@ -66,19 +66,6 @@ fn open(path: &Path, args: &PackArgs) -> Result<MemoryImage> {
         return image.context("cannot read standard input");
     }
     MemoryImage::open(path, args.format).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// Standard output that locks for each write, so that any thread may write.
-struct SendStdout;
-
-impl Write for SendStdout {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stdout().lock().write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stdout().lock().flush()
-    }
 }
 
 fn describe(image: &MemoryImage, summary: &PackSummary, time: Duration) -> String {
@@ -115,7 +102,8 @@ pub(crate) fn kinds_table(blocks: &BlockStats) -> String {
             line(class.name(), pages, Some(blocks.class_bytes[class as usize]));
         }
     }
-    let residual = blocks.class_bytes.iter().sum::<u64>() + blocks.match_bytes;
+    let lists = blocks.match_bytes + blocks.class_column_bytes;
+    let residual = blocks.class_bytes.iter().sum::<u64>() + lists;
     line("residual", blocks.pages[4], Some(residual));
     text
 }
@@ -136,6 +124,7 @@ pub(crate) fn blocks_json(blocks: &BlockStats) -> Value {
         "runs": blocks.runs,
         "classes": classes,
         "settled_bytes": blocks.settled_bytes,
+        "class_column_bytes": blocks.class_column_bytes,
         "match_bytes": blocks.match_bytes,
         "matched_bytes": blocks.matched,
     })
