@@ -19,7 +19,7 @@ use crate::columns::{self, Addressing, Run, Settled};
 use crate::encode::digest;
 use crate::error::DecodeError;
 use crate::format::block::{Block, Codec, Group};
-use crate::format::Header;
+use crate::format::{Frame, FrameType, Header};
 use crate::longmatch::Match;
 use crate::matches::{self, MatchLists};
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
@@ -136,12 +136,17 @@ impl<'a> BlockDecoder<'a> {
         BlockDecoder { header, references, addressing, level, zero: zero[0].fingerprint }
     }
 
-    /// First step: reads a block frame's meta and data parts. Runs on the current rayon pool.
+    /// First step: undoes a block frame's entropy coding. Runs on the current rayon pool.
     ///
     /// # Errors
     ///
-    /// Anything that `docs/format.md` does not allow, and damage that a checksum shows.
-    pub fn parse(&self, meta: &[u8], data: Vec<u8>) -> Result<ParsedBlock, DecodeError> {
+    /// Anything that `docs/format.md` does not allow, a frame that is no block, and damage that a checksum shows.
+    pub fn parse(&self, frame: Frame) -> Result<ParsedBlock, DecodeError> {
+        if frame.kind != FrameType::Block {
+            return Err(invalid("frame type", "it is no block"));
+        }
+        let Frame { meta, data, .. } = frame;
+        let meta = meta.as_slice();
         let page_count = self.header.layout.page_count();
         let block = Block::read(meta, data.len() as u64, self.header.block_pages, page_count)?;
         let (runs, classes) = columns::decode(&block.columns, &block.pages, &self.addressing)?;
@@ -165,7 +170,8 @@ impl<'a> BlockDecoder<'a> {
         let held = |run: &&Run| !matches!(run.settled, Settled::Zero | Settled::Uniform(_));
         let checked: u64 = runs.iter().filter(held).map(|run| u64::from(run.pages)).sum();
         if let Some(checks) = &checks
-            && (block.checks.is_some_and(|piece| piece.codec != Codec::Raw) || checks.len() as u64 != checked * 8)
+            && (block.checks.is_some_and(|piece| piece.codec != Codec::Raw)
+                || checks.len() as u64 != checked * 8)
         {
             return Err(invalid("checks", "not eight bytes for each page that needs one"));
         }
@@ -325,7 +331,9 @@ impl<'a> BlockDecoder<'a> {
         if block.block.pages.ordinal_of(page).is_some() {
             return Ok(());
         }
-        store.read(page, offset, to).map_err(|source| DecodeError::Io { what: "reading earlier pages", source })
+        store
+            .read(page, offset, to)
+            .map_err(|source| DecodeError::Io { what: "reading earlier pages", source })
     }
 
     fn reference_page<'p>(

@@ -350,7 +350,8 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             piece
         });
         parts.extend(group_parts);
-        let mut stats = BlockStats { match_bytes: match_piece.map_or(0, |piece| piece.coded_len), ..block.stats() };
+        let mut stats =
+            BlockStats { match_bytes: match_piece.map_or(0, |piece| piece.coded_len), ..block.stats() };
         for group in &groups {
             stats.class_bytes[group.class as usize] += group.piece.coded_len;
         }

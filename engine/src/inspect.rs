@@ -8,7 +8,7 @@ use crate::encode::{BlockEncoder, BlockStats, History};
 use crate::error::{DecodeError, EncodeError};
 use crate::format::Header;
 use crate::format::block::Block;
-use crate::format::frame::{FrameReader, FrameType, HEADER_LEN};
+use crate::format::frame::{FrameRead, FrameReader, FrameType, HEADER_LEN};
 use crate::format::limits;
 use crate::image::MemoryImage;
 use crate::options::Effort;
@@ -105,10 +105,11 @@ impl StreamInfo {
     /// # Errors
     ///
     /// What is wrong with a frame or a block's columns. The data parts are not looked at: that is verifying.
-    pub fn read(input: impl Read) -> Result<Self, DecodeError> {
+    pub fn read(input: impl Read + Send) -> Result<Self, DecodeError> {
         let mut frames = FrameReader::new(input, limits::DATA);
-        let first = frames.next()?.filter(|frame| frame.kind == FrameType::Header);
-        let first = first.ok_or(DecodeError::Invalid { field: "header", why: "the first frame is another" })?;
+        let first = frames.read_frame()?.filter(|frame| frame.kind == FrameType::Header);
+        let first =
+            first.ok_or(DecodeError::Invalid { field: "header", why: "the first frame is another" })?;
         let header = Header::read(&first.meta)?;
         let addressing: Vec<Addressing> =
             header.references.iter().map(|need| need.kind.addressing()).collect();
@@ -116,15 +117,15 @@ impl StreamInfo {
             blocks: BlockStats::default(),
             block_count: 0,
             opaque_bytes: 0,
-            stream_bytes: first.len(),
+            stream_bytes: first.frame_len(),
             complete: false,
             reference_pages: vec![0; header.references.len()],
             header,
         };
-        while let Some(frame) = frames.next()? {
-            info.stream_bytes += frame.len();
+        while let Some(frame) = frames.read_frame()? {
+            info.stream_bytes += frame.frame_len();
             match frame.kind {
-                FrameType::Opaque => info.opaque_bytes += frame.len(),
+                FrameType::Opaque => info.opaque_bytes += frame.frame_len(),
                 FrameType::End => info.complete = true,
                 FrameType::Block => info.add_block(&frame.meta, frame.data.len() as u64, &addressing)?,
                 FrameType::Header | FrameType::Index => {}
@@ -133,7 +134,12 @@ impl StreamInfo {
         Ok(info)
     }
 
-    fn add_block(&mut self, meta: &[u8], data_len: u64, addressing: &[Addressing]) -> Result<(), DecodeError> {
+    fn add_block(
+        &mut self,
+        meta: &[u8],
+        data_len: u64,
+        addressing: &[Addressing],
+    ) -> Result<(), DecodeError> {
         let page_count = self.header.layout.page_count();
         let block = Block::read(meta, data_len, self.header.block_pages, page_count)?;
         let (runs, classes) = columns::decode(&block.columns, &block.pages, addressing)?;
@@ -151,7 +157,8 @@ impl StreamInfo {
             stats.class_bytes[group.class as usize] += group.piece.coded_len;
         }
         stats.match_bytes += block.matches.map_or(0, |piece| piece.coded_len);
-        stats.settled_bytes += (HEADER_LEN + meta.len()) as u64 + block.checks.map_or(0, |piece| piece.coded_len);
+        stats.settled_bytes +=
+            (HEADER_LEN + meta.len()) as u64 + block.checks.map_or(0, |piece| piece.coded_len);
         self.block_count += 1;
         Ok(())
     }

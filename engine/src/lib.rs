@@ -31,8 +31,8 @@ mod pack;
 mod page;
 mod pipeline;
 mod progress;
-pub mod reference;
 mod reader;
+pub mod reference;
 mod refs;
 mod residual;
 mod settle;
@@ -45,7 +45,9 @@ pub use columns::{Run as SettledRun, Settled};
 pub use decode::{BlockDecoder, PageStore, ParsedBlock};
 pub use encode::{BlockEncoder, BlockStats, CodedBlock, History, Scanned, SettledBlock};
 pub use error::{DecodeError, EncodeError};
-pub use format::{Header, ReferenceKind, ReferenceNeed, VERSION};
+pub use format::{
+    Frame, FrameRead, FrameReader, FrameType, FrameWrite, Header, ReferenceKind, ReferenceNeed, VERSION,
+};
 pub use image::{FormatChoice, ImageFormat, ImageLayout, MemoryImage};
 pub use mig_simd::Level;
 pub use options::{Effort, UnknownEffort};

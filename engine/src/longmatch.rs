@@ -76,7 +76,8 @@ impl Finder {
             }
         }
         for (&position, &hash) in positions.iter().zip(hashes) {
-            self.table[(hash >> self.shift) as usize] = tag(hash) | (page * PAGE_WORDS as u64 + u64::from(position) + 1);
+            self.table[(hash >> self.shift) as usize] =
+                tag(hash) | (page * PAGE_WORDS as u64 + u64::from(position) + 1);
         }
     }
 }
@@ -99,10 +100,7 @@ fn words(page: &Page, start: usize, end: usize) -> &[[u8; 8]] {
 }
 
 /// How many words two sequences begin with in common.
-fn common<'w>(
-    one: impl Iterator<Item = &'w [u8; 8]>,
-    other: impl Iterator<Item = &'w [u8; 8]>,
-) -> usize {
+fn common<'w>(one: impl Iterator<Item = &'w [u8; 8]>, other: impl Iterator<Item = &'w [u8; 8]>) -> usize {
     one.zip(other).take_while(|(one, other)| one == other).count()
 }
 
@@ -287,10 +285,13 @@ mod tests {
         let older = Older { space: 2, page: 77, bytes: &bytes };
         let found = find(&[page], Some(older));
         let base = 77 * 512;
-        assert_eq!(found[0], [
-            Match { start: 0, words: 100, space: 2, source: base },
-            Match { start: 101, words: 199, space: 2, source: base + 101 },
-            Match { start: 304, words: 208, space: 2, source: base + 304 },
-        ]);
+        assert_eq!(
+            found[0],
+            [
+                Match { start: 0, words: 100, space: 2, source: base },
+                Match { start: 101, words: 199, space: 2, source: base + 101 },
+                Match { start: 304, words: 208, space: 2, source: base + 304 },
+            ]
+        );
     }
 }

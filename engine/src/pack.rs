@@ -1,6 +1,6 @@
 //! Packing a memory image into a stream.
 
-use std::io::{IoSlice, Write};
+use std::io::IoSlice;
 use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
@@ -13,7 +13,7 @@ use crate::format::block::Piece;
 use crate::format::frame::{self, FrameType};
 use crate::format::index::{End, IndexEntry, write_index};
 use crate::format::wire::put_varint;
-use crate::format::{Header, limits};
+use crate::format::{FrameWrite, Header, limits};
 use crate::image::MemoryImage;
 use crate::options::Effort;
 use crate::page::PageSet;
@@ -161,17 +161,15 @@ impl<'a> Packer<'a> {
         &self.references
     }
 
-    /// Packs an image into `out`, which is flushed, but not synced.
+    /// Packs an image into `out`, any `Write` or a transport; it is flushed, but not synced.
     ///
     /// # Errors
     ///
     /// Whatever [`EncodeError`] says; `out` then holds a beginning, which unpacks as far as it goes.
-    pub fn pack(&self, image: &MemoryImage, out: impl Write + Send) -> Result<PackSummary, EncodeError> {
+    pub fn pack(&self, image: &MemoryImage, out: impl FrameWrite) -> Result<PackSummary, EncodeError> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
-        let pool = pool.map_err(|error| EncodeError::Threads {
-            threads: self.threads,
-            message: error.to_string(),
-        })?;
+        let pool =
+            pool.map_err(|error| EncodeError::Threads { threads: self.threads, message: error.to_string() })?;
         pool.install(|| self.pack_here(image, out))
     }
 
@@ -180,7 +178,7 @@ impl<'a> Packer<'a> {
     /// # Errors
     ///
     /// As for [`pack`](Self::pack).
-    pub fn pack_here(&self, image: &MemoryImage, out: impl Write + Send) -> Result<PackSummary, EncodeError> {
+    pub fn pack_here(&self, image: &MemoryImage, out: impl FrameWrite) -> Result<PackSummary, EncodeError> {
         let block_pages = if self.random_access { RANDOM_BLOCK_PAGES } else { BLOCK_PAGES };
         let header = Header {
             layout: image.layout().clone(),
@@ -191,14 +189,8 @@ impl<'a> Packer<'a> {
         };
         let cpu = CpuWorker { level: self.level };
         let worker = self.worker.unwrap_or(&cpu);
-        let encoder = BlockEncoder::new(
-            image,
-            &self.references,
-            worker,
-            self.level,
-            self.effort,
-            self.random_access,
-        )?;
+        let encoder =
+            BlockEncoder::new(image, &self.references, worker, self.level, self.effort, self.random_access)?;
         let mut stream = StreamWriter::new(out, &header)?;
         self.write_opaque(image, &mut stream)?;
         let pages = image.page_count();
@@ -232,7 +224,7 @@ impl<'a> Packer<'a> {
     fn write_opaque(
         &self,
         image: &MemoryImage,
-        stream: &mut StreamWriter<impl Write>,
+        stream: &mut StreamWriter<impl FrameWrite>,
     ) -> Result<(), EncodeError> {
         for range in image.layout().opaque_ranges() {
             let mut at = range.start;
@@ -264,7 +256,7 @@ struct StreamWriter<W> {
     summary: PackSummary,
 }
 
-impl<W: Write> StreamWriter<W> {
+impl<W: FrameWrite> StreamWriter<W> {
     fn new(out: W, header: &Header) -> Result<Self, EncodeError> {
         let mut stream = StreamWriter {
             out,
@@ -281,16 +273,21 @@ impl<W: Write> StreamWriter<W> {
 
     fn write_meta(&mut self, kind: FrameType, meta: &[u8]) -> Result<(), EncodeError> {
         let head = frame::encode(kind, self.sequence, meta, 0);
-        self.write(&head, std::iter::empty())
+        self.write(kind, &head, std::iter::empty())
     }
 
     /// Writes a frame from its head and the parts of its data.
-    fn write<'p>(&mut self, head: &'p [u8], data: impl Iterator<Item = &'p [u8]>) -> Result<(), EncodeError> {
+    fn write<'p>(
+        &mut self,
+        kind: FrameType,
+        head: &'p [u8],
+        data: impl Iterator<Item = &'p [u8]>,
+    ) -> Result<(), EncodeError> {
         let parts = std::iter::once(head).chain(data);
         let mut slices: Vec<IoSlice<'p>> = parts.map(IoSlice::new).collect();
         self.offset += slices.iter().map(|slice| slice.len() as u64).sum::<u64>();
         self.sequence += 1;
-        write_all_vectored(&mut self.out, &mut slices).map_err(EncodeError::Write)
+        self.out.write_frame(kind, &mut slices).map_err(EncodeError::Write)
     }
 
     fn write_opaque(&mut self, file_offset: u64, bytes: &[u8]) -> Result<(), EncodeError> {
@@ -305,7 +302,7 @@ impl<W: Write> StreamWriter<W> {
         let head = frame::encode(FrameType::Opaque, self.sequence, &meta, coded.len() as u32);
         self.summary.opaque_bytes += bytes.len() as u64;
         self.summary.opaque_coded += (head.len() + coded.len()) as u64;
-        self.write(&head, std::iter::once(coded.as_slice()))
+        self.write(FrameType::Opaque, &head, std::iter::once(coded.as_slice()))
     }
 
     fn write_block(&mut self, block: &CodedBlock<'_>) -> Result<(), EncodeError> {
@@ -314,7 +311,7 @@ impl<W: Write> StreamWriter<W> {
         self.pages += pages.len();
         self.digest.update(&block.digest());
         self.summary.blocks.add(block.stats());
-        self.write(&block.head(self.sequence), block.data())
+        self.write(FrameType::Block, &block.head(self.sequence), block.data())
     }
 
     fn finish(mut self) -> Result<PackSummary, EncodeError> {
@@ -328,20 +325,7 @@ impl<W: Write> StreamWriter<W> {
         let digest = digest_bytes(self.digest.digest128());
         let end = End { index_offset, pages: self.pages, blocks: self.index.len() as u64, digest };
         self.write_meta(FrameType::End, &end.write())?;
-        self.out.flush().map_err(EncodeError::Write)?;
+        self.out.finish().map_err(EncodeError::Write)?;
         Ok(PackSummary { pages: self.pages, stream_bytes: self.offset, ..self.summary })
     }
-}
-
-fn write_all_vectored(out: &mut impl Write, mut slices: &mut [IoSlice<'_>]) -> std::io::Result<()> {
-    IoSlice::advance_slices(&mut slices, 0);
-    while !slices.is_empty() {
-        match out.write_vectored(slices) {
-            Ok(0) => return Err(std::io::ErrorKind::WriteZero.into()),
-            Ok(written) => IoSlice::advance_slices(&mut slices, written),
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

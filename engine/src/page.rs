@@ -128,7 +128,10 @@ impl PageSet {
             let pages = input.varint_max(field, max_pages - set.len)?;
             let start = last + gap; // both at most `page_count`, which is far below 2^63
             if pages == 0 || start + pages > page_count {
-                return Err(DecodeError::Invalid { field, why: "a range is empty or ends beyond the memory" });
+                return Err(DecodeError::Invalid {
+                    field,
+                    why: "a range is empty or ends beyond the memory",
+                });
             }
             set.ranges.push((set.len, start..start + pages));
             set.len += pages;

@@ -212,7 +212,9 @@ mod tests {
                 },
                 spread: |item: u64| {
                     // Uneven work, so that items overtake each other.
-                    (0..(item * 7919) % 50_000).for_each(|x| { std::hint::black_box(x); });
+                    (0..(item * 7919) % 50_000).for_each(|x| {
+                        std::hint::black_box(x);
+                    });
                     Ok(item)
                 },
                 ordered: |item| {
@@ -220,7 +222,9 @@ mod tests {
                     Ok(item)
                 },
                 again: |item| {
-                    (0..(item * 104_729) % 50_000).for_each(|x| { std::hint::black_box(x); });
+                    (0..(item * 104_729) % 50_000).for_each(|x| {
+                        std::hint::black_box(x);
+                    });
                     Ok(item)
                 },
                 sink: |item| {

@@ -30,7 +30,10 @@ pub struct Reference {
 
 impl fmt::Debug for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reference").field("need", &self.need).field("index", &self.index).finish_non_exhaustive()
+        f.debug_struct("Reference")
+            .field("need", &self.need)
+            .field("index", &self.index)
+            .finish_non_exhaustive()
     }
 }
 
@@ -68,12 +71,12 @@ impl BlockSource for MemoryImage {
 
 /// Bytes at which file systems and partition tables have their marks: a raw file with one is a disk.
 const DISK_MARKS: [(usize, &[u8]); 6] = [
-    (510, b"\x55\xaa"),        // MBR
-    (512, b"EFI PART"),        // GPT
-    (1024 + 56, b"\x53\xef"),  // ext2, 3, 4
-    (0, b"XFSB"),              // XFS
-    (0x1_0040, b"_BHRfS_M"),   // Btrfs
-    (3, b"NTFS    "),          // NTFS
+    (510, b"\x55\xaa"),       // MBR
+    (512, b"EFI PART"),       // GPT
+    (1024 + 56, b"\x53\xef"), // ext2, 3, 4
+    (0, b"XFSB"),             // XFS
+    (0x1_0040, b"_BHRfS_M"),  // Btrfs
+    (3, b"NTFS    "),         // NTFS
 ];
 
 /// A file could not be opened as a reference.
@@ -207,11 +210,7 @@ impl Reference {
     }
 
     /// A block's bytes: mapped ones where they lie, others through `scratch`.
-    pub(crate) fn block<'p>(
-        &'p self,
-        block: u64,
-        scratch: &'p mut Page,
-    ) -> Result<&'p Page, ReferenceError> {
+    pub(crate) fn block<'p>(&'p self, block: u64, scratch: &'p mut Page) -> Result<&'p Page, ReferenceError> {
         match self.source.run(block, 1) {
             DiskRun::Mapped(bytes) if let Some(page) = bytes.first_chunk() => return Ok(page),
             DiskRun::Hole(1..) => scratch.fill(0),
@@ -245,7 +244,11 @@ impl Reference {
     }
 
     /// What an older memory image had for a page.
-    pub(crate) fn older_page<'p>(&'p self, page: u64, scratch: &'p mut Page) -> Result<&'p Page, EncodeError> {
+    pub(crate) fn older_page<'p>(
+        &'p self,
+        page: u64,
+        scratch: &'p mut Page,
+    ) -> Result<&'p Page, EncodeError> {
         self.block(page, scratch).map_err(|error| self.read_error(error))
     }
 }
@@ -264,7 +267,7 @@ pub fn fingerprints(level: Level) -> impl Fn(&[u8], &mut [u128]) + Sync {
 fn is_disk(image: &MemoryImage) -> bool {
     let bytes = image.map().bytes();
     let has = |&(at, mark): &(usize, &[u8])| bytes.get(at..).is_some_and(|bytes| bytes.starts_with(mark));
-    DISK_MARKS.iter().any(|mark| has(mark))
+    DISK_MARKS.iter().any(has)
 }
 
 fn name_of(path: &Path) -> String {
@@ -310,6 +313,10 @@ impl Resolved {
     /// The references that are missing.
     pub fn missing<'h>(&self, header: &'h Header) -> impl Iterator<Item = &'h ReferenceNeed> {
         let needs = header.references.iter().zip(&self.references);
-        needs.filter(|(_, reference)| reference.is_none()).map(|(need, _)| need).collect::<Vec<_>>().into_iter()
+        needs
+            .filter(|(_, reference)| reference.is_none())
+            .map(|(need, _)| need)
+            .collect::<Vec<_>>()
+            .into_iter()
     }
 }

@@ -12,7 +12,7 @@ use crate::decode::{BlockDecoder, PageStore, ParsedBlock};
 use crate::encode::digest_bytes;
 use crate::error::DecodeError;
 use crate::format::block::Piece;
-use crate::format::frame::{Frame, FrameReader, FrameType};
+use crate::format::frame::{Frame, FrameRead, FrameReader, FrameType};
 use crate::format::index::End;
 use crate::format::wire::Input;
 use crate::format::{Header, limits};
@@ -39,9 +39,9 @@ impl Default for DecodeLimits {
     }
 }
 
-/// Reads a stream from any [`Read`] and rebuilds the image.
-pub struct Unpacker<'a, R> {
-    frames: FrameReader<R>,
+/// Reads a stream, from any [`Read`] or from a transport, and rebuilds the image.
+pub struct Unpacker<'a, F> {
+    frames: F,
     header: Header,
     threads: usize,
     level: Level,
@@ -50,7 +50,7 @@ pub struct Unpacker<'a, R> {
     first_bytes: u64,
 }
 
-impl<R> std::fmt::Debug for Unpacker<'_, R> {
+impl<F> std::fmt::Debug for Unpacker<'_, F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Unpacker").field("header", &self.header).finish_non_exhaustive()
     }
@@ -78,7 +78,7 @@ pub struct UnpackError {
     pub source: DecodeError,
 }
 
-impl<'a, R: Read + Send> Unpacker<'a, R> {
+impl<R: Read + Send> Unpacker<'_, FrameReader<R>> {
     /// Reads the stream's header.
     ///
     /// # Errors
@@ -87,9 +87,20 @@ impl<'a, R: Read + Send> Unpacker<'a, R> {
     /// the limits.
     pub fn new(input: R, limits: DecodeLimits) -> Result<Self, DecodeError> {
         // Room for a block's pages, and its lists with them.
-        let max_data = limits.block_pages.saturating_mul(2 * PAGE_SIZE as u64) + limits::OPAQUE;
-        let mut frames = FrameReader::new(input, max_data.min(limits::DATA));
-        let frame = frames.next()?.ok_or(DecodeError::Truncated { field: "header", needed: 1, left: 0 })?;
+        let max_data = limits.block_pages.saturating_mul(2 * PAGE_SIZE as u64).saturating_add(limits::OPAQUE);
+        Self::from_frames(FrameReader::new(input, max_data.min(limits::DATA)), limits)
+    }
+}
+
+impl<'a, F: FrameRead> Unpacker<'a, F> {
+    /// As [`new`](Self::new), from frames that come some other way.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn from_frames(mut frames: F, limits: DecodeLimits) -> Result<Self, DecodeError> {
+        let frame =
+            frames.read_frame()?.ok_or(DecodeError::Truncated { field: "header", needed: 1, left: 0 })?;
         if frame.kind != FrameType::Header || !frame.data.is_empty() {
             return Err(DecodeError::Invalid { field: "header", why: "the first frame is another" });
         }
@@ -98,7 +109,7 @@ impl<'a, R: Read + Send> Unpacker<'a, R> {
             let (value, max) = (header.block_pages, limits.block_pages);
             return Err(DecodeError::TooLarge { field: "block pages", value, max });
         }
-        let first_bytes = (crate::format::frame::HEADER_LEN + frame.meta.len()) as u64;
+        let first_bytes = frame.frame_len();
         Ok(Unpacker {
             frames,
             header,
@@ -172,9 +183,9 @@ impl<'a, R: Read + Send> Unpacker<'a, R> {
                 if cancel.is_cancelled() {
                     return Err(DecodeError::Cancelled);
                 }
-                frames.next()
+                frames.read_frame()
             },
-            spread: |frame: Frame| Ok((frame.len(), Parsed::new(&decoder, frame)?)),
+            spread: |frame: Frame| Ok((frame.frame_len(), Parsed::new(&decoder, frame)?)),
             ordered: |(frame_len, parsed)| {
                 if end.end.is_some() {
                     return Err(DecodeError::Invalid { field: "stream", why: "it goes on after its end" });
@@ -235,7 +246,7 @@ impl Parsed {
             FrameType::Header => {
                 return Err(DecodeError::Invalid { field: "stream", why: "a second header" });
             }
-            FrameType::Block => Parsed::Block(Box::new(decoder.parse(&frame.meta, frame.data)?)),
+            FrameType::Block => Parsed::Block(Box::new(decoder.parse(frame)?)),
             FrameType::Opaque => read_opaque(&frame)?,
             FrameType::Index => Parsed::Index,
             FrameType::End => Parsed::End(End::read(&frame.meta)?),
@@ -279,7 +290,10 @@ impl EndCheck {
     fn check(&mut self, found: End, done: &UnpackSummary) -> Result<(), DecodeError> {
         let digest = digest_bytes(self.digest.digest128());
         if (found.pages, found.blocks, found.digest) != (done.pages, done.blocks, digest) {
-            return Err(DecodeError::Invalid { field: "end", why: "it does not sum up the blocks before it" });
+            return Err(DecodeError::Invalid {
+                field: "end",
+                why: "it does not sum up the blocks before it",
+            });
         }
         self.end = Some(found);
         Ok(())
@@ -311,7 +325,12 @@ impl FileStore {
     /// # Errors
     ///
     /// The file cannot be given its length, or has no place for any page.
-    pub fn new(file: File, layout: &ImageLayout, target: WriteAs, scratch: &Path) -> Result<Self, DecodeError> {
+    pub fn new(
+        file: File,
+        layout: &ImageLayout,
+        target: WriteAs,
+        scratch: &Path,
+    ) -> Result<Self, DecodeError> {
         let writer = ImageWriter::new(file, layout, target)?;
         let left_out = if writer.left_out_pages() > 0 {
             let file = tempfile::tempfile_in(scratch);

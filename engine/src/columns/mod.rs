@@ -59,10 +59,9 @@ impl Settled {
     pub(crate) fn continues(self, distance: u64, next: Settled) -> bool {
         match (self, next) {
             (Settled::Duplicate { source: a }, Settled::Duplicate { source: b }) => a + distance == b,
-            (
-                Settled::Reference { index: i, position: a },
-                Settled::Reference { index: j, position: b },
-            ) => i == j && a + distance == b,
+            (Settled::Reference { index: i, position: a }, Settled::Reference { index: j, position: b }) => {
+                i == j && a + distance == b
+            }
             (a, b) => a == b,
         }
     }
@@ -292,7 +291,8 @@ impl<'a> Models<'a> {
         self.last_kinds = [last, kind];
         let length = &mut self.length[kind * 2 + usize::from(kind == last)];
         let length = length.code(coder, u64::from(run.pages) - 1);
-        let pages = u32::try_from(length).ok().and_then(|length| length.checked_add(1)).ok_or("run length")?;
+        let pages =
+            u32::try_from(length).ok().and_then(|length| length.checked_add(1)).ok_or("run length")?;
         let settled = match kind {
             0 => Settled::Zero,
             1 => {

@@ -4,7 +4,7 @@
 //! are each covered by a checksum in meta or by a block's digest. So damage is found before anything is
 //! decoded, and raw pages are not read once more just to be summed.
 
-use std::io::{self, Read};
+use std::io::{self, IoSlice, Read, Write};
 
 use xxhash_rust::xxh3::Xxh3;
 
@@ -18,12 +18,68 @@ const MAGIC: [u8; 4] = *b"MiGf";
 
 /// What a frame holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum FrameType {
+#[non_exhaustive]
+pub enum FrameType {
+    /// What the stream is: always the first frame.
     Header = 1,
+    /// Bytes of the image's file that belong to no page.
     Opaque = 2,
+    /// Pages.
     Block = 3,
+    /// Where the blocks lie.
     Index = 4,
+    /// The sum of it: always the last frame.
     End = 5,
+}
+
+/// Takes the frames of a stream, in order: a file, or a transport with connections of its own.
+///
+/// Any [`Write`] is one.
+pub trait FrameWrite: Send {
+    /// Takes one whole frame, whose bytes are all of `parts`, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the frame from being written; the stream ends with it.
+    fn write_frame(&mut self, kind: FrameType, parts: &mut [IoSlice<'_>]) -> io::Result<()>;
+
+    /// Says that this was the last frame.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the frames so far from being written.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+impl<W: Write + Send> FrameWrite for W {
+    fn write_frame(&mut self, _: FrameType, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+        IoSlice::advance_slices(&mut parts, 0);
+        while !parts.is_empty() {
+            match self.write_vectored(parts) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut parts, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.flush()
+    }
+}
+
+/// Gives the frames of a stream, in order: a file, or a transport with connections of its own.
+///
+/// [`FrameReader`] makes one of any [`Read`].
+pub trait FrameRead: Send {
+    /// The next frame, or `None` where the stream stops between two frames.
+    ///
+    /// # Errors
+    ///
+    /// A frame that is damaged, too large, or not the next one; a source that can't be read.
+    fn read_frame(&mut self) -> Result<Option<Frame>, DecodeError>;
 }
 
 /// A frame's header, checked but for the checksum, which needs the meta part.
@@ -84,10 +140,9 @@ impl FrameHeader {
         }
         let meta_len = input.u32("frame meta length")?;
         let data_len = input.u32("frame data length")?;
-        for (field, value, max) in [
-            ("frame meta length", meta_len, limits::META),
-            ("frame data length", data_len, limits::DATA),
-        ] {
+        for (field, value, max) in
+            [("frame meta length", meta_len, limits::META), ("frame data length", data_len, limits::DATA)]
+        {
             if u64::from(value) > max {
                 return Err(DecodeError::TooLarge { field, value: value.into(), max });
             }
@@ -110,7 +165,10 @@ impl FrameHeader {
             return Err(DecodeError::Checksum { field: "frame" });
         }
         if self.sequence != sequence {
-            return Err(DecodeError::Invalid { field: "frame sequence", why: "a frame is missing or repeated" });
+            return Err(DecodeError::Invalid {
+                field: "frame sequence",
+                why: "a frame is missing or repeated",
+            });
         }
         Ok(())
     }
@@ -121,24 +179,44 @@ impl FrameHeader {
     }
 }
 
-/// A frame in memory, its meta verified.
-#[derive(Debug)]
-pub(crate) struct Frame {
+/// A frame in memory. Its head and meta part are verified, its data is not yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
     pub(crate) kind: FrameType,
     pub(crate) meta: Vec<u8>,
     pub(crate) data: Vec<u8>,
 }
 
 impl Frame {
-    /// Bytes of the whole frame.
-    pub(crate) fn len(&self) -> u64 {
+    /// Reads the frame that `bytes` are, the `sequence`th of its stream.
+    ///
+    /// # Errors
+    ///
+    /// Bytes that are no frame, not just one, damaged, or another frame than the `sequence`th.
+    pub fn parse(bytes: &[u8], sequence: u64) -> Result<Self, DecodeError> {
+        let mut reader = FrameReader { input: bytes, sequence, max_data: limits::DATA };
+        let frame = reader.next()?;
+        let frame = frame.ok_or(DecodeError::Truncated { field: "frame", needed: 1, left: 0 })?;
+        if !reader.input.is_empty() {
+            return Err(DecodeError::Invalid { field: "frame", why: "bytes left over at the end" });
+        }
+        Ok(frame)
+    }
+
+    /// What it holds.
+    pub fn kind(&self) -> FrameType {
+        self.kind
+    }
+
+    /// Bytes of the whole frame, as it is sent.
+    pub fn frame_len(&self) -> u64 {
         (HEADER_LEN + self.meta.len() + self.data.len()) as u64
     }
 }
 
 /// Takes frames off a byte stream, one after the other.
 #[derive(Debug)]
-pub(crate) struct FrameReader<R> {
+pub struct FrameReader<R> {
     input: R,
     sequence: u64,
     max_data: u64,
@@ -146,12 +224,11 @@ pub(crate) struct FrameReader<R> {
 
 impl<R: Read> FrameReader<R> {
     /// `max_data` bounds what one frame may make us allocate; the format's own limit holds besides.
-    pub(crate) fn new(input: R, max_data: u64) -> Self {
+    pub fn new(input: R, max_data: u64) -> Self {
         FrameReader { input, sequence: 0, max_data }
     }
 
-    /// The next frame, or `None` at a clean end of the input (between two frames).
-    pub(crate) fn next(&mut self) -> Result<Option<Frame>, DecodeError> {
+    fn next(&mut self) -> Result<Option<Frame>, DecodeError> {
         let mut head = [0; HEADER_LEN];
         let got = read_up_to(&mut self.input, &mut head)?;
         if got == 0 {
@@ -195,6 +272,12 @@ impl<R: Read> FrameReader<R> {
     }
 }
 
+impl<R: Read + Send> FrameRead for FrameReader<R> {
+    fn read_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
+        self.next()
+    }
+}
+
 /// Fills `buffer` as far as the input goes.
 fn read_up_to(input: &mut impl Read, buffer: &mut [u8]) -> Result<usize, DecodeError> {
     let mut filled = 0;
@@ -218,7 +301,10 @@ mod tests {
         let mut bytes = encode(FrameType::Block, 0, b"meta part", 3);
         bytes.extend_from_slice(b"raw");
         let frame = FrameReader::new(bytes.as_slice(), 100).next().unwrap().unwrap();
-        assert_eq!((frame.kind, &*frame.meta, &*frame.data), (FrameType::Block, &b"meta part"[..], &b"raw"[..]));
+        assert_eq!(
+            (frame.kind, &*frame.meta, &*frame.data),
+            (FrameType::Block, &b"meta part"[..], &b"raw"[..])
+        );
         for bit in 0..(bytes.len() - 3) * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);

@@ -63,6 +63,17 @@ impl ReferenceKind {
 }
 
 impl Header {
+    /// A header for a stream of blocks of at most `block_pages` pages (up to 65,536).
+    pub fn new(
+        layout: ImageLayout,
+        effort: Effort,
+        block_pages: u64,
+        references: Vec<ReferenceNeed>,
+    ) -> Self {
+        let block_pages = block_pages.clamp(1, limits::BLOCK_PAGES);
+        Header { layout, effort, random_access: false, block_pages, references }
+    }
+
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut out = Vec::new();
         out.push(self.layout.format().id());

@@ -28,7 +28,11 @@ pub(crate) fn write_index(entries: &[IndexEntry]) -> Vec<u8> {
     out
 }
 
-pub(crate) fn read_index(meta: &[u8], page_count: u64, file_len: u64) -> Result<Vec<IndexEntry>, DecodeError> {
+pub(crate) fn read_index(
+    meta: &[u8],
+    page_count: u64,
+    file_len: u64,
+) -> Result<Vec<IndexEntry>, DecodeError> {
     let mut input = Input::new(meta);
     let count = input.varint_max("index length", limits::BLOCKS)?;
     let mut entries = Vec::new();

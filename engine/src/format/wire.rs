@@ -119,7 +119,8 @@ mod tests {
             input.finish("test").unwrap();
         }
         // Eleven bytes, and ten whose last carries more than one bit.
-        for bytes in [[0xffu8; 11].as_slice(), &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]] {
+        for bytes in [[0xffu8; 11].as_slice(), &[0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02]]
+        {
             assert!(matches!(Input::new(bytes).varint("test"), Err(DecodeError::Invalid { .. })));
         }
         assert!(matches!(Input::new(&[0x80]).varint("test"), Err(DecodeError::Truncated { .. })));

@@ -47,7 +47,8 @@ mod tests {
     #[test]
     fn the_first_page_is_found_again() {
         let mut dedup = Dedup::new(1000);
-        let fingerprint = |page: u64| [page.wrapping_mul(0x9e37_79b9_7f4a_7c15), page.wrapping_mul(0xc2b2_ae3d)];
+        let fingerprint =
+            |page: u64| [page.wrapping_mul(0x9e37_79b9_7f4a_7c15), page.wrapping_mul(0xc2b2_ae3d)];
         for page in 0..500 {
             assert_eq!(dedup.find_or_insert(fingerprint(page), page), None);
         }

@@ -13,9 +13,9 @@ use mig_simd::{Anchors, Level, PageRecord, anchors};
 use crate::class::Class;
 use crate::columns::Settled;
 use crate::error::EncodeError;
+use crate::format::ReferenceKind;
 use crate::image::Run;
 use crate::page::{PAGE_SIZE, Page, PageSet};
-use crate::format::ReferenceKind;
 use crate::refs::{NO_BLOCK, Reference};
 use crate::source::PageSource;
 use crate::worker::ScanWorker;
@@ -99,7 +99,12 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
                         pages
                     }
                     Run::Data(bytes) => {
-                        let batch = Batch { range_start: range.start, first_page: page, first_ordinal: ordinal, bytes };
+                        let batch = Batch {
+                            range_start: range.start,
+                            first_page: page,
+                            first_ordinal: ordinal,
+                            bytes,
+                        };
                         self.settle_batch(&batch, &mut scratch, &mut current, &mut chunk)?;
                         (bytes.len() / PAGE_SIZE) as u64
                     }
@@ -219,7 +224,14 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         Ok(())
     }
 
-    fn leave(&self, page: &Page, record: &PageRecord, ordinal: u64, sampled: &mut Anchors, chunk: &mut Chunk) {
+    fn leave(
+        &self,
+        page: &Page,
+        record: &PageRecord,
+        ordinal: u64,
+        sampled: &mut Anchors,
+        chunk: &mut Chunk,
+    ) {
         let class = if self.classes { Class::of(record, page) } else { Class::Other };
         if let Some(sparsity) = self.sparsity
             && class != Class::Incompressible

@@ -91,7 +91,12 @@ fn gzip(plain: &[u8]) -> Result<Line> {
     let start = Instant::now();
     GzDecoder::new(packed.as_slice()).read_to_end(&mut back)?;
     ensure!(back == plain, "gzip does not give back what it was given");
-    Ok(Line { name: "gzip -6 (one thread)".into(), bytes: packed.len() as u64, pack, unpack: start.elapsed() })
+    Ok(Line {
+        name: "gzip -6 (one thread)".into(),
+        bytes: packed.len() as u64,
+        pack,
+        unpack: start.elapsed(),
+    })
 }
 
 fn zstd_at(plain: &[u8], level: i32, threads: usize) -> Result<Line> {

@@ -99,7 +99,10 @@ impl Map {
                 let (x, y) = (10 + column * SIDE, TOP + row * SIDE);
                 let (wide, colour) = (run.len() * SIDE, LEGEND[run[0]].1);
                 // Writing to a string cannot fail.
-                let _ = writeln!(svg, "<rect x=\"{x}\" y=\"{y}\" width=\"{wide}\" height=\"{SIDE}\" fill=\"{colour}\"/>");
+                let _ = writeln!(
+                    svg,
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{wide}\" height=\"{SIDE}\" fill=\"{colour}\"/>"
+                );
                 column += run.len();
             }
         }

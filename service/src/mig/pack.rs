@@ -89,7 +89,11 @@ pub(crate) fn kinds_table(blocks: &BlockStats) -> String {
     let mut text = String::new();
     let mut line = |name: &str, pages: u64, bytes: Option<u64>| {
         let bytes = bytes.map_or(String::new(), human::bytes);
-        text += &format!("  {name:<18} {:>12} pages {:>7}  {bytes:>10}\n", human::count(pages), human::percent(pages, total));
+        text += &format!(
+            "  {name:<18} {:>12} pages {:>7}  {bytes:>10}\n",
+            human::count(pages),
+            human::percent(pages, total)
+        );
     };
     let settled: u64 = blocks.pages[..4].iter().sum();
     for (name, &pages) in KINDS.iter().zip(&blocks.pages[..4]) {

@@ -128,7 +128,10 @@ pub(crate) fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec
     };
     let mut text = format!("references are missing (--reference FILE):{}", list(&mut missing.into_iter()));
     if !resolved.unused.is_empty() {
-        text += &format!("\nthese were given, but are not what was packed with:{}", list(&mut resolved.unused.iter()));
+        text += &format!(
+            "\nthese were given, but are not what was packed with:{}",
+            list(&mut resolved.unused.iter())
+        );
     }
     Err(Problem::Reference(text).into())
 }

@@ -9,8 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use mig_engine::image::WriteAs;
 use mig_engine::{
-    DecodeError, DecodeLimits, FileStore, Header, PAGE_SIZE, Reader, Reference, UnpackSummary,
-    Unpacker,
+    DecodeError, DecodeLimits, FileStore, Header, PAGE_SIZE, Reader, Reference, UnpackSummary, Unpacker,
 };
 
 use crate::cli::{UnpackArgs, VerifyArgs};
@@ -40,7 +39,9 @@ pub(crate) fn run(args: &UnpackArgs, run: &Run) -> Result<()> {
         let file = file.try_clone()?;
         let job = Job { input: &args.input, threads: threads(&args.work), run };
         let (_, summary) = job
-            .unpack(&args.references.files, &bar, |header| FileStore::new(file, &header.layout, target, &scratch))
+            .unpack(&args.references.files, &bar, |header| {
+                FileStore::new(file, &header.layout, target, &scratch)
+            })
             .with_context(context)?;
         let time = bar.done();
         let bytes = summary.pages * PAGE_SIZE as u64;
@@ -129,7 +130,8 @@ fn write_pages(args: &UnpackArgs, pages: Range<u64>, mut out: &File, run: &Run) 
     let scratch = std::env::temp_dir();
     let job = Job { input: &args.input, threads: threads(&args.work), run };
     let (store, _) = job.unpack(&args.references.files, &bar, |header| {
-        let file = tempfile::tempfile().map_err(|source| DecodeError::Io { what: "making a temporary file", source })?;
+        let file = tempfile::tempfile()
+            .map_err(|source| DecodeError::Io { what: "making a temporary file", source })?;
         FileStore::new(file, &header.layout, WriteAs::Same, &scratch)
     })?;
     bar.done();
