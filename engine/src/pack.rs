@@ -23,8 +23,8 @@ use crate::refs::Reference;
 use crate::residual::compress_list;
 use crate::worker::{CpuWorker, ScanWorker};
 
-/// Pages of a block: 64 MiB.
-const BLOCK_PAGES: u64 = 1 << 14;
+/// Pages of a block: 32 MiB.
+const BLOCK_PAGES: u64 = 1 << 13;
 /// Pages of a block that can be read at random: 4 MiB.
 const RANDOM_BLOCK_PAGES: u64 = 1 << 10;
 

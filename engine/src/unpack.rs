@@ -33,9 +33,9 @@ pub struct DecodeLimits {
 }
 
 impl Default for DecodeLimits {
-    /// What this build's packer writes: 16,384 pages.
+    /// What this build's packer writes: 8,192 pages.
     fn default() -> Self {
-        DecodeLimits { block_pages: 1 << 14 }
+        DecodeLimits { block_pages: 1 << 13 }
     }
 }
 
