@@ -315,13 +315,12 @@ impl<W: FrameWrite> StreamWriter<W> {
     }
 
     fn finish(mut self) -> Result<PackSummary, EncodeError> {
-        let index_offset = self.offset;
         let index = write_index(&self.index);
-        if index.len() as u64 > limits::META {
-            let (value, max) = (self.index.len() as u64, limits::BLOCKS);
-            return Err(EncodeError::TooLarge { what: "blocks", value, max });
+        let mut index_offset = 0;
+        if index.len() as u64 <= limits::META && self.index.len() as u64 <= limits::BLOCKS {
+            index_offset = self.offset;
+            self.write_meta(FrameType::Index, &index)?;
         }
-        self.write_meta(FrameType::Index, &index)?;
         let digest = digest_bytes(self.digest.digest128());
         let end = End { index_offset, pages: self.pages, blocks: self.index.len() as u64, digest };
         self.write_meta(FrameType::End, &end.write())?;

@@ -126,8 +126,8 @@ impl Reader {
         references: &[Option<Reference>],
         out: &mut Page,
     ) -> Result<(), DecodeError> {
-        let (block, ordinal) = self.block_of(number)?;
-        let block = self.open_block(block)?;
+        let (own, ordinal) = self.block_of(number)?;
+        let block = self.open_block(own)?;
         let (start, run) = block.run_of(ordinal)?;
         let offset = ordinal - start.pages;
         match run.settled {
@@ -142,6 +142,9 @@ impl Reader {
             Settled::Residual => self.residual(&block, number, out)?,
             Settled::Duplicate { source } => {
                 let (home, ordinal) = self.block_of(source + offset)?;
+                if home > own {
+                    return Err(invalid("columns", "a duplicate's source is in a later block"));
+                }
                 let home = self.open_block(home)?;
                 if home.run_of(ordinal)?.1.settled != Settled::Residual {
                     return Err(invalid("columns", "a duplicate's source is not residual"));

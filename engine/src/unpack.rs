@@ -177,7 +177,7 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
         let decoder = BlockDecoder::new(&header, references, level);
         let total_pages = header.layout.page_count();
         let mut done = UnpackSummary { stream_bytes: first_bytes, ..UnpackSummary::default() };
-        let mut end = EndCheck { digest: Xxh3::new(), end: None };
+        let mut end = EndCheck { digest: Xxh3::new(), index: false, end: None };
         let steps = Steps {
             source: || {
                 if cancel.is_cancelled() {
@@ -187,9 +187,7 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
             },
             spread: |frame: Frame| Ok((frame.frame_len(), Parsed::new(&decoder, frame)?)),
             ordered: |(frame_len, parsed)| {
-                if end.end.is_some() {
-                    return Err(DecodeError::Invalid { field: "stream", why: "it goes on after its end" });
-                }
+                end.check_place(&parsed)?;
                 match parsed {
                     Parsed::Block(block) => {
                         check_order(block.pages(), done.pages)?;
@@ -283,10 +281,24 @@ fn check_order(pages: &PageSet, done: u64) -> Result<(), DecodeError> {
 /// What the end frame is compared with.
 struct EndCheck {
     digest: Xxh3,
+    index: bool,
     end: Option<End>,
 }
 
 impl EndCheck {
+    /// After the index comes the end, and after that nothing.
+    fn check_place(&mut self, parsed: &Parsed) -> Result<(), DecodeError> {
+        let is_end = matches!(parsed, Parsed::End(_));
+        if self.end.is_some() || self.index && !is_end {
+            return Err(DecodeError::Invalid {
+                field: "stream",
+                why: "it goes on after its index or its end",
+            });
+        }
+        self.index |= matches!(parsed, Parsed::Index);
+        Ok(())
+    }
+
     fn check(&mut self, found: End, done: &UnpackSummary) -> Result<(), DecodeError> {
         let digest = digest_bytes(self.digest.digest128());
         if (found.pages, found.blocks, found.digest) != (done.pages, done.blocks, digest) {

@@ -21,4 +21,4 @@ pub(crate) const GROUPS: u64 = 1 << 16;
 /// Long matches of one page: each covers at least one word.
 pub(crate) const PAGE_MATCHES: u64 = 512;
 /// Blocks that an index lists.
-pub(crate) const BLOCKS: u64 = 1 << 24;
+pub(crate) const BLOCKS: u64 = 1 << 22;
