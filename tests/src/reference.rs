@@ -1,0 +1,120 @@
+//! A slow decoder of MiG streams, written from `docs/format.md` alone.
+//!
+//! It is the naive truth beside the engine: plain loops, everything in memory, one thread, every demand of the
+//! document checked where it is read, and an error string that names the field. It is not for use: it wants the whole
+//! stream and the whole image in memory, and takes its time. "Section" in comments means a section of the document.
+//! Where the document leaves a choice, the comment there says "reading:" and which one was taken.
+
+mod block;
+mod bytes;
+mod columns;
+mod frame;
+mod header;
+mod matches;
+mod models;
+mod pageset;
+mod piece;
+mod random;
+mod range;
+mod stream;
+#[cfg(test)]
+mod tests;
+mod trailer;
+
+use std::fmt;
+
+pub use block::{BlockView, GroupView};
+pub use columns::{Run, What};
+pub use frame::{FrameType, FrameView};
+pub use header::{Header, Reference, Segment, identity};
+pub use matches::LongMatch;
+pub use random::page;
+
+/// Bytes of a page.
+pub const PAGE: usize = 4096;
+
+/// Words of a page.
+pub const WORDS: u64 = 512;
+
+/// The longest image that this decoder builds, in bytes: it holds the whole file in memory, and the document sets no
+/// limit for `file_len`.
+pub const MAX_FILE: u64 = 1 << 32;
+
+/// One page's bytes.
+pub type Page = [u8; PAGE];
+
+/// Which rules a stream is held to. Nothing in a stream says which it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// A file stream, as `mig pack` writes it: round 0, each page once and in order, an index before the end.
+    File,
+    /// Any stream: rounds, page sets of many ranges, pages that come again.
+    Any,
+}
+
+/// What a stream holds, as far as it was read.
+#[derive(Clone, Default)]
+pub struct Decoded {
+    /// The image's file, bit for bit; bytes that nothing gave are 0. Empty if the header could not be read.
+    pub file: Vec<u8>,
+    /// Pages in all verified blocks; a page that comes in two blocks counts twice. In a file stream these are the
+    /// pages `0..pages`.
+    pub pages: u64,
+    /// Whether a valid end frame was there.
+    pub complete: bool,
+    /// The header; empty if it could not be read.
+    pub header: Header,
+    /// The good frames, in order.
+    pub frames: Vec<FrameView>,
+    /// The verified blocks, in order.
+    pub blocks: Vec<BlockView>,
+}
+
+/// Leaves the file's bytes out: a failed assertion should not print gigabytes.
+impl fmt::Debug for Decoded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Decoded")
+            .field("file_len", &self.file.len())
+            .field("pages", &self.pages)
+            .field("complete", &self.complete)
+            .field("header", &self.header)
+            .field("frames", &self.frames)
+            .field("blocks", &self.blocks)
+            .finish()
+    }
+}
+
+/// Decodes a file stream. A stream that stops after a frame, without an end frame, is no error: `complete` is false.
+/// `references` are in the order of the header; each is the disk as the guest sees it, or the memory image's pages in
+/// page order. One that is `None` or left out at the end is only missed when something is read from it.
+///
+/// # Errors
+///
+/// Says which frame and field is not as the document demands.
+pub fn decode(stream: &[u8], references: &[Option<Vec<u8>>]) -> Result<Decoded, String> {
+    decode_as(stream, references, Rules::File)
+}
+
+/// As [`decode`], with the rules to hold the stream to.
+///
+/// # Errors
+///
+/// As [`decode`].
+pub fn decode_as(stream: &[u8], references: &[Option<Vec<u8>>], rules: Rules) -> Result<Decoded, String> {
+    match decode_prefix(stream, references, rules) {
+        (decoded, None) => Ok(decoded),
+        (_, Some(error)) => Err(error),
+    }
+}
+
+/// Decodes as far as the stream is good: all frames before the first bad one, and what is wrong with that one, if there
+/// is one. A block is in the result only if all of it verified.
+pub fn decode_prefix(
+    stream: &[u8],
+    references: &[Option<Vec<u8>>],
+    rules: Rules,
+) -> (Decoded, Option<String>) {
+    let mut walk = stream::Walk::new(stream, references, rules);
+    let error = walk.run().err();
+    (walk.decoded, error)
+}

@@ -1,0 +1,139 @@
+//! Section 5.2: pieces of the data part.
+//!
+//! zstd is ruzstd here, so that no code is shared with an engine on libzstd. What RFC 8878 leaves to its reader and
+//! the document demands is checked around it.
+
+use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
+
+use super::bytes::{Cursor, hash64};
+
+/// Reading: the document has no limit for a zstd frame's window. No piece decodes to more than 2^28 + 64 bytes, so no
+/// frame needs more than the window one power above.
+const MAX_WINDOW: u64 = 1 << 29;
+
+/// How a piece is stored and where.
+#[derive(Clone, Debug)]
+pub(super) struct Piece {
+    pub(super) codec: u8,
+    pub(super) raw_len: u64,
+    pub(super) coded_len: u64,
+    checksum: Option<u64>,
+    /// Where its coded bytes start in the data part.
+    at: u64,
+}
+
+impl Piece {
+    /// Reads a piece whose coded bytes start at `at` in the data part.
+    pub(super) fn parse(cursor: &mut Cursor<'_>, at: u64) -> Result<Self, String> {
+        let codec = cursor.u8("codec")?;
+        let raw_len = cursor.varint("raw_len")?;
+        let (coded_len, checksum) = match codec {
+            0 => (raw_len, None),
+            1 => (cursor.varint("coded_len")?, Some(cursor.u64("piece checksum")?)),
+            other => return Err(format!("codec: {other} is not known")),
+        };
+        Ok(Self { codec, raw_len, coded_len, checksum, at })
+    }
+
+    /// Where the next piece's coded bytes start in a data part of `data_len` bytes.
+    pub(super) fn end(&self, data_len: u32) -> Result<u64, String> {
+        match self.at.checked_add(self.coded_len) {
+            Some(end) if end <= u64::from(data_len) => Ok(end),
+            _ => Err(format!("coded_len: {} bytes from {} leave the data part", self.coded_len, self.at)),
+        }
+    }
+
+    /// The decoded bytes. The caller has checked `raw_len` against what it may be, and `end` against the data part.
+    pub(super) fn decode(&self, data: &[u8]) -> Result<Vec<u8>, String> {
+        let coded = &data[self.at as usize..(self.at + self.coded_len) as usize];
+        match self.checksum {
+            None => Ok(coded.to_vec()),
+            Some(checksum) if hash64(coded) != checksum => {
+                Err("piece checksum: the coded bytes are damaged".into())
+            }
+            Some(_) => unpack(coded, self.raw_len),
+        }
+    }
+}
+
+/// Decodes one zstd frame that is all of `coded` and holds `raw_len` bytes.
+fn unpack(coded: &[u8], raw_len: u64) -> Result<Vec<u8>, String> {
+    // The frame's descriptor follows its magic. RFC 8878, 3.1.1.1.1.4: the reserved bit must be 0.
+    if coded.get(4).is_some_and(|descriptor| descriptor & 0x08 != 0) {
+        return Err("zstd: the reserved bit is set".into());
+    }
+    let mut source = coded;
+    let mut decoder = FrameDecoder::new();
+    decoder.set_max_window_size(MAX_WINDOW);
+    // Skippable frames and dictionaries are errors of `init`.
+    decoder.init(&mut source).map_err(|e| format!("zstd: {e}"))?;
+    let descriptor = coded[4];
+    let says_size = descriptor >> 6 != 0 || descriptor & 0x20 != 0;
+    if says_size && decoder.content_size() != raw_len {
+        return Err(format!("zstd: the frame says {} bytes, raw_len is {raw_len}", decoder.content_size()));
+    }
+    let mut out = Vec::new();
+    while !decoder.is_finished() {
+        let step = BlockDecodingStrategy::UptoBlocks(1);
+        decoder.decode_blocks(&mut source, step).map_err(|e| format!("zstd: {e}"))?;
+        out.extend(decoder.collect().unwrap_or_default());
+        if out.len() as u64 > raw_len {
+            return Err(format!("zstd: more than raw_len {raw_len} bytes"));
+        }
+    }
+    if out.len() as u64 != raw_len {
+        return Err(format!("zstd: {} bytes, raw_len is {raw_len}", out.len()));
+    }
+    if decoder.get_checksum_from_data().is_some_and(|said| Some(said) != decoder.get_calculated_checksum()) {
+        return Err("zstd: the frame's own checksum does not hold".into());
+    }
+    if !source.is_empty() {
+        return Err(format!("zstd: {} bytes after the frame", source.len()));
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::handmade;
+
+    #[test]
+    fn zstd_frames() {
+        let raw: Vec<u8> = (0..300_000u32).map(|i| (i / 7 % 1000 * i % 11) as u8).collect();
+        let good = handmade::zstd(&raw);
+        assert!(good.len() < raw.len());
+        assert_eq!(unpack(&good, raw.len() as u64).as_deref(), Ok(&raw[..]));
+        assert!(unpack(&good, raw.len() as u64 - 1).is_err());
+        assert!(unpack(&good, raw.len() as u64 + 1).is_err());
+        assert!(unpack(&good[..good.len() - 1], raw.len() as u64).is_err());
+        let twice = [&good[..], &good[..]].concat();
+        assert!(unpack(&twice, 2 * raw.len() as u64).is_err(), "two frames");
+        assert!(unpack(&[&good[..], &[0]].concat(), raw.len() as u64).is_err(), "a byte more");
+        let skippable = [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0];
+        assert!(unpack(&[&skippable[..], &good[..]].concat(), raw.len() as u64).is_err(), "skippable frame");
+    }
+
+    /// Frames put together from RFC 8878: magic, descriptor, size, one raw block `ab`.
+    #[test]
+    fn small_zstd_frames() {
+        let frame = |descriptor: u8, fields: &[u8]| {
+            let mut frame = vec![0x28, 0xb5, 0x2f, 0xfd, descriptor];
+            frame.extend(fields);
+            frame.extend([0x11, 0, 0]); // last block, raw, 2 bytes
+            frame.extend(b"ab");
+            frame
+        };
+        let ab = Ok(b"ab".to_vec());
+        assert_eq!(unpack(&frame(0x20, &[2]), 2), ab);
+        assert_eq!(unpack(&frame(0x00, &[0]), 2), ab, "a window of 1 KiB, no size");
+        assert_eq!(unpack(&frame(0x21, &[0, 2]), 2), ab, "dictionary 0 is none");
+        assert!(unpack(&frame(0x21, &[7, 2]), 2).is_err(), "a dictionary");
+        assert!(unpack(&frame(0x20, &[3]), 2).is_err(), "a wrong size");
+        assert!(unpack(&frame(0x28, &[2]), 2).is_err(), "the reserved bit");
+        assert!(unpack(&frame(0x00, &[0xf8]), 2).is_err(), "a window of 2 TiB");
+        let mut summed = frame(0x24, &[2]);
+        summed.extend([0, 0, 0, 0]);
+        assert!(unpack(&summed, 2).is_err(), "a wrong content checksum");
+    }
+}

@@ -1,0 +1,186 @@
+//! Sections 2, 4 and 8: a whole stream, frame after frame.
+
+use super::block::{Block, Guest};
+use super::bytes::{Cursor, hash64, hash128};
+use super::columns::What;
+use super::frame::{self, Frame, FrameType};
+use super::header::Header;
+use super::piece::Piece;
+use super::trailer::{Entry, parse_end, parse_index};
+use super::{Decoded, PAGE, Rules};
+
+const MAX_OPAQUE: u64 = 1 << 22;
+
+/// A stream that is being read; `decoded` is what its good frames gave.
+pub(super) struct Walk<'a> {
+    stream: &'a [u8],
+    references: &'a [Option<Vec<u8>>],
+    rules: Rules,
+    pub(super) decoded: Decoded,
+    /// What each page was in the last block that held it.
+    whats: Vec<Option<What>>,
+    index: Option<u64>,
+}
+
+impl<'a> Walk<'a> {
+    pub(super) fn new(stream: &'a [u8], references: &'a [Option<Vec<u8>>], rules: Rules) -> Self {
+        let decoded = Decoded::default();
+        Self { stream, references, rules, decoded, whats: Vec::new(), index: None }
+    }
+
+    /// Reads to the end of the stream or to the first error.
+    pub(super) fn run(&mut self) -> Result<(), String> {
+        if self.stream.is_empty() {
+            return Err("stream: it is empty, and should start with a header".into());
+        }
+        let mut offset = 0;
+        while offset < self.stream.len() as u64 {
+            let sequence = self.decoded.frames.len() as u64;
+            let within = |e| format!("frame {sequence} at {offset}: {e}");
+            let frame = frame::read(self.stream, offset, Some(sequence)).map_err(within)?;
+            self.frame(&frame).map_err(within)?;
+            self.decoded.frames.push(frame.view);
+            offset = frame.view.end();
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        let kind = frame.view.kind;
+        let last = self.decoded.frames.last().map(|view| view.kind);
+        match (last, kind) {
+            (None, FrameType::Header) => self.header(frame),
+            (None, _) => Err(format!("frame type: {kind:?}, but the first must be a header")),
+            (_, FrameType::Header) => Err("frame type: a second header".into()),
+            (Some(FrameType::End), _) => Err("frame type: there is a frame after the end frame".into()),
+            (_, FrameType::End) => self.end(frame),
+            (Some(FrameType::Index), _) => Err(format!("frame type: {kind:?} after the index")),
+            (_, FrameType::Opaque) => self.opaque(frame),
+            (_, FrameType::Block) => self.block(frame),
+            (_, FrameType::Index) => self.index(frame),
+        }
+    }
+
+    fn header(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        self.decoded.header = Header::parse(frame.meta)?;
+        self.decoded.file = vec![0; self.decoded.header.file_len as usize];
+        self.whats = vec![None; self.decoded.header.page_count as usize];
+        Ok(())
+    }
+
+    /// Reading: of two opaque frames that give the same byte, the later one holds.
+    fn opaque(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        let mut cursor = Cursor::new(frame.meta);
+        let file_offset = cursor.varint("opaque file_offset")?;
+        let checksum = cursor.u64("opaque checksum")?;
+        let piece = Piece::parse(&mut cursor, 0).map_err(|e| format!("opaque: {e}"))?;
+        cursor.finish("opaque")?;
+        if piece.raw_len > MAX_OPAQUE {
+            return Err(format!("opaque raw_len: {} is above {MAX_OPAQUE}", piece.raw_len));
+        }
+        if piece.end(frame.view.data_len)? != u64::from(frame.view.data_len) {
+            return Err("opaque data part: longer than the piece".into());
+        }
+        if !self.decoded.header.in_one_opaque_range(file_offset, piece.raw_len) {
+            let len = piece.raw_len;
+            return Err(format!(
+                "opaque file_offset: {len} bytes from {file_offset} are not in one opaque range"
+            ));
+        }
+        let bytes = piece.decode(frame.data).map_err(|e| format!("opaque: {e}"))?;
+        if hash64(&bytes) != checksum {
+            return Err("opaque checksum: the bytes are not those that were packed".into());
+        }
+        let start = file_offset as usize;
+        self.decoded.file[start..start + bytes.len()].copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn block(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        let header = &self.decoded.header;
+        let mut block = Block::parse(frame, header)?;
+        if self.rules == Rules::File {
+            if block.view.round != 0 {
+                return Err(format!("round: {} in a file stream", block.view.round));
+            }
+            let wanted = self.decoded.pages;
+            if block.set.ranges != [(wanted, block.set.pages)] {
+                let ranges = &block.set.ranges;
+                return Err(format!("page set: {ranges:?}, a file stream should go on at page {wanted}"));
+            }
+        }
+        let file = &self.decoded.file;
+        let guest = Guest { header, references: self.references, file, whats: &self.whats };
+        let pages = block.rebuild(&guest)?;
+        for (ordinal, page) in pages.iter().enumerate() {
+            let number = block.set.page(ordinal as u64);
+            let start = self.decoded.header.offset_of(number);
+            self.decoded.file[start..start + PAGE].copy_from_slice(page);
+            self.whats[number as usize] = Some(block.whats[ordinal]);
+        }
+        self.decoded.pages += block.set.pages;
+        self.decoded.blocks.push(block.view);
+        Ok(())
+    }
+
+    /// "Opaque frames come before or between blocks": not after the last one.
+    fn no_opaque_after_blocks(&self) -> Result<(), String> {
+        let last = self.decoded.frames.last().map(|view| view.kind);
+        if last == Some(FrameType::Opaque) && !self.decoded.blocks.is_empty() {
+            return Err("frame type: the frame before is opaque, and after the last block".into());
+        }
+        Ok(())
+    }
+
+    fn index(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        self.no_opaque_after_blocks()?;
+        let entries = parse_index(frame.meta)?;
+        // Reading: the first page of a set of many ranges is its lowest, and its end that plus its number of pages.
+        let wanted: Vec<Entry> = self
+            .decoded
+            .blocks
+            .iter()
+            .map(|view| Entry { offset: view.offset, first: view.ranges[0].0, pages: view.pages })
+            .collect();
+        if entries.len() != wanted.len() {
+            return Err(format!("index blocks: {}, the stream has {}", entries.len(), wanted.len()));
+        }
+        for (number, (entry, wanted)) in entries.iter().zip(&wanted).enumerate() {
+            if entry != wanted {
+                return Err(format!("index block {number}: {entry:?}, should be {wanted:?}"));
+            }
+        }
+        self.index = Some(frame.view.offset);
+        Ok(())
+    }
+
+    fn end(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        self.no_opaque_after_blocks()?;
+        let end = parse_end(frame.meta)?;
+        let index = self.index.unwrap_or(0);
+        if end.index != index {
+            return Err(format!("end index offset: {}, should be {index}", end.index));
+        }
+        let Decoded { pages, header, blocks, .. } = &self.decoded;
+        if end.pages != *pages {
+            return Err(format!("end pages: {}, the blocks have {pages}", end.pages));
+        }
+        if end.blocks != blocks.len() as u64 {
+            return Err(format!("end blocks: {}, the stream has {}", end.blocks, blocks.len()));
+        }
+        let digests: Vec<u8> = blocks.iter().flat_map(|block| block.digest).collect();
+        if end.digest != hash128(&digests) {
+            return Err("end digest: it is not that of the blocks' digests".into());
+        }
+        if self.rules == Rules::File {
+            if self.index.is_none() {
+                return Err("end index offset: 0, a file stream should have an index".into());
+            }
+            if *pages != header.page_count {
+                return Err(format!("end pages: {pages}, the guest has {}", header.page_count));
+            }
+        }
+        self.decoded.complete = true;
+        Ok(())
+    }
+}
