@@ -177,7 +177,7 @@ mod tests {
         assert!(PageSet::read(&mut Input::new(&bytes), 5, 103).is_err());
         assert!(PageSet::read(&mut Input::new(&[0]), 100, 103).is_err());
         assert!(PageSet::from_ranges([3..5, 4..6]).is_err());
-        assert!(PageSet::from_ranges([5..5]).is_err());
+        assert!(PageSet::from_ranges(std::iter::once(5..5)).is_err());
         assert!(PageSet::from_ranges([]).is_err());
     }
 }
