@@ -117,6 +117,11 @@ impl ParsedBlock {
         &self.runs
     }
 
+    /// The live round that the pages belong to; 0 in file streams.
+    pub fn round(&self) -> u64 {
+        self.block.round
+    }
+
     fn literals_of(&self, residual: &Residual) -> &[u8] {
         let group = match &self.literals[residual.group] {
             Literals::Stored(range) => &self.data[range.clone()],
@@ -149,8 +154,11 @@ impl<'a> BlockDecoder<'a> {
         let meta = meta.as_slice();
         let page_count = self.header.layout.page_count();
         let block = Block::read(meta, data.len() as u64, self.header.block_pages, page_count)?;
+        if self.header.random_access {
+            check_random_access(&block)?;
+        }
         let (runs, classes) = columns::decode(&block.columns, &block.pages, &self.addressing)?;
-        self.check_runs(&block.pages, &runs)?;
+        check_runs(self.header, &block.pages, &runs)?;
         let mut at = 0;
         let mut next = |len: u64| {
             let start = at;
@@ -169,10 +177,7 @@ impl<'a> BlockDecoder<'a> {
         let checks = block.checks.as_ref().map(|piece| next(piece.coded_len));
         let held = |run: &&Run| !matches!(run.settled, Settled::Zero | Settled::Uniform(_));
         let checked: u64 = runs.iter().filter(held).map(|run| u64::from(run.pages)).sum();
-        if let Some(checks) = &checks
-            && (block.checks.is_some_and(|piece| piece.codec != Codec::Raw)
-                || checks.len() as u64 != checked * 8)
-        {
+        if checks.as_ref().is_some_and(|checks| checks.len() as u64 != checked * 8) {
             return Err(invalid("checks", "not eight bytes for each page that needs one"));
         }
         let residual = place(&block, &classes, &matches, &numbers)?;
@@ -185,33 +190,6 @@ impl<'a> BlockDecoder<'a> {
         };
         let literals = block.groups.par_iter().zip(coded).map(decode).collect::<Result<_, DecodeError>>()?;
         Ok(ParsedBlock { block, runs, matches, residual, data, literals, checks })
-    }
-
-    /// Checks that what runs point to can exist.
-    fn check_runs(&self, pages: &PageSet, runs: &[Run]) -> Result<(), DecodeError> {
-        let page_count = self.header.layout.page_count();
-        let (mut ordinal, end_of) = (0, |start: u64, run: &Run| start.saturating_add(run.pages.into()));
-        for run in runs {
-            match run.settled {
-                Settled::Reference { index, position } => {
-                    let need = &self.header.references[usize::from(index)]; // `columns::decode` knows how many
-                    if end_of(position, run) > need.blocks {
-                        return Err(invalid("columns", "a run ends beyond its reference"));
-                    }
-                }
-                Settled::Duplicate { source } => {
-                    if end_of(source, run) > page_count {
-                        return Err(invalid("columns", "a duplicate's source is beyond the memory"));
-                    }
-                    if source == pages.page_at(ordinal) {
-                        return Err(invalid("columns", "a page is a duplicate of itself"));
-                    }
-                }
-                Settled::Zero | Settled::Uniform(_) | Settled::Residual => {}
-            }
-            ordinal += u64::from(run.pages);
-        }
-        Ok(())
     }
 
     /// Second step: rebuilds a block's pages, stores them and verifies them. Blocks come in stream order. Runs on
@@ -320,8 +298,12 @@ impl<'a> BlockDecoder<'a> {
         let page = found.source / PAGE_WORDS as u64;
         let offset = (found.source % PAGE_WORDS as u64) as usize * 8;
         if found.space > 0 {
+            let index = usize::from(found.space) - 1;
+            if self.header.references.get(index).is_none_or(|need| page >= need.blocks) {
+                return Err(invalid("long matches", "a source is beyond its reference"));
+            }
             let mut scratch = [0; PAGE_SIZE];
-            let from = self.reference_page(usize::from(found.space) - 1, page, &mut scratch)?;
+            let from = self.reference_page(index, page, &mut scratch)?;
             to.copy_from_slice(&from[offset..offset + to.len()]);
             return Ok(());
         }
@@ -498,6 +480,41 @@ impl Pages<'_> {
         let skip = rest.first().map_or(0, |run| u64::from(run.pages) - (before - ordinal));
         rest.iter().enumerate().map(move |(index, run)| (run, if index == 0 { skip } else { 0 }))
     }
+}
+
+/// Checks that what runs point to can exist.
+pub(crate) fn check_runs(header: &Header, pages: &PageSet, runs: &[Run]) -> Result<(), DecodeError> {
+    let page_count = header.layout.page_count();
+    let (mut ordinal, end_of) = (0, |start: u64, run: &Run| start.saturating_add(run.pages.into()));
+    for run in runs {
+        match run.settled {
+            Settled::Reference { index, position } => {
+                let need = &header.references[usize::from(index)]; // `columns::decode` knows how many
+                if end_of(position, run) > need.blocks {
+                    return Err(invalid("columns", "a run ends beyond its reference"));
+                }
+            }
+            Settled::Duplicate { source } => {
+                if end_of(source, run) > page_count {
+                    return Err(invalid("columns", "a duplicate's source is beyond the memory"));
+                }
+                if source == pages.page_at(ordinal) {
+                    return Err(invalid("columns", "a page is a duplicate of itself"));
+                }
+            }
+            Settled::Zero | Settled::Uniform(_) | Settled::Residual => {}
+        }
+        ordinal += u64::from(run.pages);
+    }
+    Ok(())
+}
+
+/// Checks that a block of a stream for random access can be read alone.
+pub(crate) fn check_random_access(block: &Block) -> Result<(), DecodeError> {
+    if block.matches.is_some() || block.checks.is_none() {
+        return Err(invalid("block", "it can not be read at random, though the header says so"));
+    }
+    Ok(())
 }
 
 /// Numbers of the residual pages, in order.

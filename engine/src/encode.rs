@@ -24,7 +24,7 @@ use crate::matches::{self, MatchLists};
 use crate::options::Effort;
 use crate::page::{PAGE_SIZE, Page, PageSet};
 use crate::refs::Reference;
-use crate::residual::{Compressors, Recipe, compress_list, push_literals};
+use crate::residual::{GroupCoders, Recipe, compress_list, push_literals};
 use crate::settle::dedup::Dedup;
 use crate::settle::{CHUNK_PAGES, Chunk, Settler};
 use crate::source::PageSource;
@@ -44,7 +44,7 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     recipe: Recipe,
     random_access: bool,
     zero: PageRecord,
-    compressors: Compressors,
+    coders: GroupCoders,
 }
 
 /// What a stream's earlier blocks leave behind for later ones.
@@ -278,7 +278,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             recipe,
             random_access,
             zero: zero[0],
-            compressors: Compressors::new(recipe),
+            coders: GroupCoders::new(recipe),
         })
     }
 
@@ -449,14 +449,18 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         pages: &[usize],
     ) -> Result<(Piece, Vec<Part<'a>>), EncodeError> {
         if class != Class::Incompressible && self.recipe.compresses() {
-            let mut literals = Vec::with_capacity(pages.len() * PAGE_SIZE);
+            let mut coder = self.coders.take()?;
+            coder.literals.reserve(pages.len() * PAGE_SIZE);
             for &index in pages {
-                push_literals(self.page(block.residual[index].page), matches.of_page(index), &mut literals);
+                let page = self.page(block.residual[index].page);
+                push_literals(page, matches.of_page(index), &mut coder.literals);
             }
-            return Ok(match self.compressors.compress(&literals)? {
-                Some((piece, coded)) => (piece, vec![Part::Owned(coded)]),
-                None => (Piece::raw(literals.len()), vec![Part::Owned(literals)]),
-            });
+            let (piece, coded) = match coder.compress()? {
+                Some(coded) => coded,
+                None => (Piece::raw(coder.literals.len()), coder.literals.clone()),
+            };
+            self.coders.put(coder);
+            return Ok((piece, vec![Part::Owned(coded)]));
         }
         // Stored pages are sent from where they lie; neighbours go together.
         let mut parts: Vec<Part<'a>> = Vec::new();

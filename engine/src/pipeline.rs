@@ -99,11 +99,12 @@ impl<T, F> InOrder<T, F> {
             let Some(item) = waiting.items.remove(&number) else { return Ok(()) };
             waiting.busy = true;
             drop(waiting);
-            let result = lock(&self.step)(item);
+            // After an error the step stays busy: nothing may come behind an item that failed.
+            let result = lock(&self.step)(item)?;
             waiting = lock(&self.waiting);
             waiting.busy = false;
             waiting.next += 1;
-            done(number, result?);
+            done(number, result);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mig_simd::{Level, PageRecord, page_scan};
 
 use crate::columns::{self, Addressing, Run, Settled};
-use crate::decode::{Residual, place, residual_pages};
+use crate::decode::{Residual, check_random_access, check_runs, place, residual_pages};
 use crate::error::DecodeError;
 use crate::format::Header;
 use crate::format::block::Block;
@@ -21,11 +21,14 @@ use crate::map::FileMap;
 use crate::matches::MatchLists;
 use crate::page::{PAGE_SIZE, Page};
 use crate::refs::Reference;
+use crate::unpack::DecodeLimits;
 
-/// Blocks whose columns are kept decoded.
+/// Blocks whose columns are kept decoded: of our packer's, some 80 KiB each.
 const OPEN_BLOCKS: usize = 64;
-/// Groups whose pages are kept decoded: at most 128 KiB each.
+const OPEN_BLOCK_BYTES: usize = 16 << 20;
+/// Groups whose pages are kept decoded: of our packer's, at most 128 KiB each.
 const OPEN_GROUPS: usize = 32;
+const OPEN_GROUP_BYTES: usize = 8 << 20;
 
 /// A packed file, open for reading any page at any time, from any thread.
 #[derive(Debug)]
@@ -86,6 +89,10 @@ impl Reader {
         if !header.random_access {
             return Err(invalid("stream flags", "the file was not packed for random access"));
         }
+        let max = DecodeLimits::default().block_pages;
+        if header.block_pages > max {
+            return Err(DecodeError::TooLarge { field: "block pages", value: header.block_pages, max });
+        }
         let end_at = bytes.len().checked_sub(END_FRAME_LEN).ok_or(DecodeError::Truncated {
             field: "end",
             needed: END_FRAME_LEN as u64,
@@ -93,14 +100,25 @@ impl Reader {
         })?;
         let (meta, _) = frame_at(bytes, end_at as u64, FrameType::End, None)?;
         let end = End::read(&bytes[meta])?;
-        let (meta, _) = frame_at(bytes, end.index_offset, FrameType::Index, None)?;
-        let index = read_index(&bytes[meta], header.layout.page_count(), bytes.len() as u64)?;
+        let (meta, data) = frame_at(bytes, end.index_offset, FrameType::Index, None)?;
+        if data.end != end_at {
+            return Err(invalid("end", "the index is not right before it"));
+        }
+        let page_count = header.layout.page_count();
+        let index = read_index(&bytes[meta], page_count, bytes.len() as u64)?;
+        let pages = index.iter().try_fold(0, |next, entry| {
+            // Within `page_count`, as `read_index` has checked.
+            (entry.first_page == next).then(|| next + entry.pages)
+        });
+        if pages != Some(page_count) || (end.pages, end.blocks) != (page_count, index.len() as u64) {
+            return Err(invalid("index", "its blocks do not hold just the pages that there are"));
+        }
         Ok(Reader {
             header,
             index,
             level: Level::best(),
-            blocks: Recent::new(OPEN_BLOCKS),
-            groups: Recent::new(OPEN_GROUPS),
+            blocks: Recent::new(OPEN_BLOCKS, OPEN_BLOCK_BYTES, OpenBlock::bytes),
+            groups: Recent::new(OPEN_GROUPS, OPEN_GROUP_BYTES, Vec::len),
             map,
         })
     }
@@ -177,7 +195,10 @@ impl Reader {
         let found = at.map(|at| (at, &self.index[at]));
         match found {
             Some((at, entry)) if page - entry.first_page < entry.pages => Ok((at, page - entry.first_page)),
-            _ => Err(DecodeError::TooLarge { field: "page number", value: page, max: self.page_count() - 1 }),
+            _ => {
+                let max = self.page_count().saturating_sub(1);
+                Err(DecodeError::TooLarge { field: "page number", value: page, max })
+            }
         }
     }
 
@@ -219,12 +240,14 @@ impl OpenBlock {
         {
             return Err(invalid("index", "a block holds other pages than the index says"));
         }
-        if block.matches.is_some() || block.checks.is_none() {
-            return Err(invalid("block", "it can not be read at random"));
+        if block.round != 0 {
+            return Err(invalid("round", "a file has none but 0"));
         }
+        check_random_access(&block)?;
         let addressing: Vec<Addressing> =
             header.references.iter().map(|need| need.kind.addressing()).collect();
         let (runs, classes) = columns::decode(&block.columns, &block.pages, &addressing)?;
+        check_runs(header, &block.pages, &runs)?;
         let numbers = residual_pages(&block.pages, &runs);
         let residual = place(&block, &classes, &MatchLists::default(), &numbers)?;
         let mut start = Start { pages: 0, checks: 0 };
@@ -249,6 +272,15 @@ impl OpenBlock {
             return Err(invalid("checks", "not eight bytes for each page that needs one"));
         }
         Ok(OpenBlock { first_page: entry.first_page, runs, residual, checks, groups, block })
+    }
+
+    /// Memory that it takes, about.
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.runs)
+            + size_of_val(&*self.residual)
+            + size_of_val(&*self.groups)
+            + size_of_val(&*self.block.groups)
+            + self.block.columns.len()
     }
 
     fn run_of(&self, ordinal: u64) -> Result<(Start, Run), DecodeError> {
@@ -285,12 +317,15 @@ fn frame_at(
 #[derive(Debug)]
 struct Recent<K, V> {
     entries: Mutex<Vec<(K, Arc<V>)>>,
-    capacity: usize,
+    /// Values that are kept at most, and their bytes together, but for the last one alone.
+    max: usize,
+    max_bytes: usize,
+    bytes_of: fn(&V) -> usize,
 }
 
 impl<K: PartialEq + Copy, V> Recent<K, V> {
-    fn new(capacity: usize) -> Self {
-        Recent { entries: Mutex::new(Vec::new()), capacity }
+    fn new(max: usize, max_bytes: usize, bytes_of: fn(&V) -> usize) -> Self {
+        Recent { entries: Mutex::new(Vec::new()), max, max_bytes, bytes_of }
     }
 
     fn get(&self, key: K, make: impl FnOnce() -> Result<V, DecodeError>) -> Result<Arc<V>, DecodeError> {
@@ -307,10 +342,11 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
         // Made outside the lock: a second thread may make it, too, which is only work.
         let value = Arc::new(make()?);
         let mut entries = lock();
-        if entries.len() == self.capacity {
-            entries.remove(0);
-        }
         entries.push((key, Arc::clone(&value)));
+        let mut bytes: usize = entries.iter().map(|(_, value)| (self.bytes_of)(value)).sum();
+        while entries.len() > 1 && (entries.len() > self.max || bytes > self.max_bytes) {
+            bytes -= (self.bytes_of)(&entries.remove(0).1);
+        }
         Ok(value)
     }
 }

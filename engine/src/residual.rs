@@ -1,20 +1,22 @@
 //! Residual groups: pages of one class, coded together.
 //!
 //! What a group stores is the literal words of its pages, those that no long match covers, one page after the
-//! other. zstd codes them: on memory its fast search with a longer minimum match is both faster and smaller than
-//! its level 1 as it comes, and nothing word-wise that was tried in front of it paid (`docs/benchmarks.md`).
-//! A group that does not shrink is stored as it is.
+//! other. zstd codes them at its own low levels; other parameters, and everything word-wise that was tried in front
+//! of it, did not pay (`docs/benchmarks.md`). A group that does not shrink is stored as it is.
 
 use crossbeam::queue::ArrayQueue;
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
 
 use crate::error::{DecodeError, EncodeError};
 use crate::format::block::{Codec, Piece};
 use crate::longmatch::{Match, Search};
 use crate::options::Effort;
 use crate::page::{PAGE_SIZE, Page};
+
+/// How a zstd frame begins; skippable ones begin otherwise.
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 
 /// How an effort codes residual pages.
 #[derive(Clone, Copy, Debug)]
@@ -23,15 +25,8 @@ pub(crate) struct Recipe {
     pub(crate) search: Option<Search>,
     /// Pages in a group at most.
     pub(crate) group_pages: u32,
-    /// zstd's parameters; `None` stores.
-    zstd: Option<Zstd>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Zstd {
-    level: i32,
-    /// Minimum match and hash table bits, where they differ from the level's own.
-    fast: Option<(u32, u32)>,
+    /// zstd's level; `None` stores.
+    zstd: Option<i32>,
 }
 
 impl Recipe {
@@ -42,13 +37,13 @@ impl Recipe {
             Effort::Fast => Recipe {
                 search: Some(Search { sparsity: 5, min_words: 32 }),
                 group_pages: 1 << 10,
-                zstd: Some(Zstd { level: 1, fast: Some((6, 15)) }),
+                zstd: Some(1),
             },
             // Dense and max are refused where options are read; they code as balanced until they exist.
             Effort::Balanced | Effort::Dense | Effort::Max => Recipe {
                 search: Some(Search { sparsity: 3, min_words: 12 }),
                 group_pages: 1 << 12,
-                zstd: Some(Zstd { level: 4, fast: None }),
+                zstd: Some(3),
             },
         };
         if random_access { Recipe { search: None, group_pages: 32, ..recipe } } else { recipe }
@@ -60,51 +55,69 @@ impl Recipe {
     }
 }
 
-/// zstd contexts, kept for the next group; each holds a few MiB of tables.
-pub(crate) struct Compressors {
+/// What coding a group takes, kept for the next one: zstd's tables, and buffers whose memory is there already.
+pub(crate) struct GroupCoder {
+    compressor: Option<Compressor<'static>>,
+    /// The group's literals, to be filled before [`GroupCoder::compress`].
+    pub(crate) literals: Vec<u8>,
+    coded: Vec<u8>,
+}
+
+/// Idle group coders; there are never more than threads that code at once.
+pub(crate) struct GroupCoders {
     recipe: Recipe,
-    idle: ArrayQueue<Compressor<'static>>,
+    idle: ArrayQueue<GroupCoder>,
 }
 
-impl std::fmt::Debug for Compressors {
+impl std::fmt::Debug for GroupCoders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Compressors").field("recipe", &self.recipe).finish_non_exhaustive()
+        f.debug_struct("GroupCoders").field("recipe", &self.recipe).finish_non_exhaustive()
     }
 }
 
-impl Compressors {
+impl GroupCoders {
     pub(crate) fn new(recipe: Recipe) -> Self {
-        Compressors { recipe, idle: ArrayQueue::new(64) }
+        GroupCoders { recipe, idle: ArrayQueue::new(64) }
     }
 
-    fn create(&self, zstd: Zstd) -> Result<Compressor<'static>, EncodeError> {
-        let fail = |error: std::io::Error| EncodeError::Zstd(error.to_string());
-        let mut compressor = Compressor::new(zstd.level).map_err(fail)?;
-        if let Some((min_match, hash_log)) = zstd.fast {
-            compressor.set_parameter(CParameter::MinMatch(min_match)).map_err(fail)?;
-            compressor.set_parameter(CParameter::HashLog(hash_log)).map_err(fail)?;
+    /// A coder with empty literals.
+    pub(crate) fn take(&self) -> Result<GroupCoder, EncodeError> {
+        if let Some(mut coder) = self.idle.pop() {
+            coder.literals.clear();
+            return Ok(coder);
         }
-        // Checksums are ours, lengths are in the block's meta.
-        compressor.set_parameter(CParameter::ContentSizeFlag(false)).map_err(fail)?;
-        compressor.set_parameter(CParameter::ChecksumFlag(false)).map_err(fail)?;
-        Ok(compressor)
+        let compressor = self.recipe.zstd.map(new_compressor).transpose()?;
+        Ok(GroupCoder { compressor, literals: Vec::new(), coded: Vec::new() })
     }
 
-    /// Codes a group's literals; `None` if they do not shrink.
-    pub(crate) fn compress(&self, literals: &[u8]) -> Result<Option<(Piece, Vec<u8>)>, EncodeError> {
-        let Some(zstd) = self.recipe.zstd else { return Ok(None) };
-        let mut compressor = match self.idle.pop() {
-            Some(compressor) => compressor,
-            None => self.create(zstd)?,
-        };
-        let coded = compressor.compress(literals).map_err(|error| EncodeError::Zstd(error.to_string()))?;
+    /// Gives a coder back.
+    pub(crate) fn put(&self, coder: GroupCoder) {
         // One too many is dropped: that frees it.
-        drop(self.idle.push(compressor));
-        if coded.len() >= literals.len() {
+        drop(self.idle.push(coder));
+    }
+}
+
+fn new_compressor(level: i32) -> Result<Compressor<'static>, EncodeError> {
+    let fail = |error: std::io::Error| EncodeError::Zstd(error.to_string());
+    let mut compressor = Compressor::new(level).map_err(fail)?;
+    // Checksums are ours, lengths are in the block's meta.
+    compressor.set_parameter(CParameter::ContentSizeFlag(false)).map_err(fail)?;
+    compressor.set_parameter(CParameter::ChecksumFlag(false)).map_err(fail)?;
+    Ok(compressor)
+}
+
+impl GroupCoder {
+    /// Codes the literals; `None` if they do not shrink.
+    pub(crate) fn compress(&mut self) -> Result<Option<(Piece, Vec<u8>)>, EncodeError> {
+        let Some(compressor) = &mut self.compressor else { return Ok(None) };
+        self.coded.clear();
+        self.coded.reserve(zstd::zstd_safe::compress_bound(self.literals.len()));
+        let len = compressor.compress_to_buffer(&self.literals, &mut self.coded);
+        let len = len.map_err(|error| EncodeError::Zstd(error.to_string()))?;
+        if len >= self.literals.len() {
             return Ok(None);
         }
-        let coded = coded.into_boxed_slice().into_vec(); // gives back what the worst case had reserved
-        Ok(Some((Piece::zstd(literals.len(), &coded), coded)))
+        Ok(Some((Piece::zstd(self.literals.len(), &self.coded), self.coded.clone())))
     }
 }
 
@@ -136,6 +149,12 @@ impl Piece {
             Codec::Zstd => {
                 if xxh3_64(coded) != self.checksum {
                     return Err(DecodeError::Checksum { field });
+                }
+                // zstd itself would pass over skippable frames, and go on with a second one.
+                let whole =
+                    coded.starts_with(&ZSTD_MAGIC) && find_frame_compressed_size(coded) == Ok(coded.len());
+                if !whole {
+                    return Err(DecodeError::Invalid { field, why: "not just one zstd frame" });
                 }
                 let fail = |error: std::io::Error| DecodeError::Zstd { field, message: error.to_string() };
                 let mut decompressor = Decompressor::new().map_err(fail)?;

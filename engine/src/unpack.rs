@@ -13,12 +13,12 @@ use crate::encode::digest_bytes;
 use crate::error::DecodeError;
 use crate::format::block::Piece;
 use crate::format::frame::{Frame, FrameRead, FrameReader, FrameType};
-use crate::format::index::End;
+use crate::format::index::{End, IndexEntry, read_index};
 use crate::format::wire::Input;
 use crate::format::{Header, limits};
 use crate::image::{ImageLayout, ImageWriter, WriteAs};
 use crate::pack::default_threads;
-use crate::page::{PAGE_SIZE, PageSet};
+use crate::page::PAGE_SIZE;
 use crate::pipeline::{self, Steps};
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
@@ -101,7 +101,7 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
     pub fn from_frames(mut frames: F, limits: DecodeLimits) -> Result<Self, DecodeError> {
         let frame =
             frames.read_frame()?.ok_or(DecodeError::Truncated { field: "header", needed: 1, left: 0 })?;
-        if frame.kind != FrameType::Header || !frame.data.is_empty() {
+        if frame.kind != FrameType::Header {
             return Err(DecodeError::Invalid { field: "header", why: "the first frame is another" });
         }
         let header = Header::read(&frame.meta)?;
@@ -177,7 +177,7 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
         let decoder = BlockDecoder::new(&header, references, level);
         let total_pages = header.layout.page_count();
         let mut done = UnpackSummary { stream_bytes: first_bytes, ..UnpackSummary::default() };
-        let mut end = EndCheck { digest: Xxh3::new(), index: false, end: None };
+        let mut end = EndCheck::default();
         let steps = Steps {
             source: || {
                 if cancel.is_cancelled() {
@@ -185,22 +185,25 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
                 }
                 frames.read_frame()
             },
-            spread: |frame: Frame| Ok((frame.frame_len(), Parsed::new(&decoder, frame)?)),
+            spread: |frame: Frame| Ok((frame.frame_len(), Parsed::new(&decoder, total_pages, frame)?)),
             ordered: |(frame_len, parsed)| {
                 end.check_place(&parsed)?;
                 match parsed {
                     Parsed::Block(block) => {
-                        check_order(block.pages(), done.pages)?;
+                        check_order(&block, done.pages)?;
                         decoder.apply(&block, store)?;
                         end.digest.update(&block.digest());
+                        let (first_page, pages) = (block.pages().first(), block.pages().len());
+                        end.add_place(&IndexEntry { offset: done.stream_bytes, first_page, pages });
                         done.pages += block.pages().len();
                         done.blocks += 1;
                     }
                     Parsed::Opaque(offset, bytes) => {
+                        check_opaque(&header.layout, offset, bytes.len() as u64)?;
                         let written = store.write_opaque(offset, &bytes);
                         written.map_err(|source| DecodeError::Io { what: "storing bytes", source })?;
                     }
-                    Parsed::Index => {}
+                    Parsed::Index(entries) => end.check_index(&entries, done.stream_bytes)?,
                     Parsed::End(found) => end.check(found, &done)?,
                 }
                 done.stream_bytes += frame_len;
@@ -231,22 +234,19 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
 enum Parsed {
     Block(Box<ParsedBlock>),
     Opaque(u64, Vec<u8>),
-    Index,
+    Index(Vec<IndexEntry>),
     End(End),
 }
 
 impl Parsed {
-    fn new(decoder: &BlockDecoder<'_>, frame: Frame) -> Result<Self, DecodeError> {
-        if !frame.data.is_empty() && matches!(frame.kind, FrameType::Index | FrameType::End) {
-            return Err(DecodeError::Invalid { field: "frame", why: "data where none belongs" });
-        }
+    fn new(decoder: &BlockDecoder<'_>, page_count: u64, frame: Frame) -> Result<Self, DecodeError> {
         Ok(match frame.kind {
             FrameType::Header => {
                 return Err(DecodeError::Invalid { field: "stream", why: "a second header" });
             }
             FrameType::Block => Parsed::Block(Box::new(decoder.parse(frame)?)),
             FrameType::Opaque => read_opaque(&frame)?,
-            FrameType::Index => Parsed::Index,
+            FrameType::Index => Parsed::Index(read_index(&frame.meta, page_count, u64::MAX)?),
             FrameType::End => Parsed::End(End::read(&frame.meta)?),
         })
     }
@@ -270,32 +270,73 @@ fn read_opaque(frame: &Frame) -> Result<Parsed, DecodeError> {
     Ok(Parsed::Opaque(offset, bytes))
 }
 
-/// Blocks of a file hold one range each, one after the other.
-fn check_order(pages: &PageSet, done: u64) -> Result<(), DecodeError> {
+/// Blocks of a file are of round 0 and hold one range each, one after the other.
+fn check_order(block: &ParsedBlock, done: u64) -> Result<(), DecodeError> {
+    let pages = block.pages();
+    if block.round() != 0 {
+        return Err(DecodeError::Invalid { field: "round", why: "a file has none but 0" });
+    }
     if pages.ranges().len() != 1 || pages.first() != done {
         return Err(DecodeError::Invalid { field: "block", why: "its pages do not follow those before it" });
     }
     Ok(())
 }
 
-/// What the end frame is compared with.
+/// Opaque bytes lie in one gap between segments: a store must not be asked to change pages by them.
+fn check_opaque(layout: &ImageLayout, offset: u64, len: u64) -> Result<(), DecodeError> {
+    let ranges = layout.opaque_ranges();
+    let inside = offset.checked_add(len).is_some_and(|end| {
+        let range = ranges.get(ranges.partition_point(|range| range.end < end));
+        range.is_some_and(|range| range.start <= offset)
+    });
+    if inside {
+        return Ok(());
+    }
+    Err(DecodeError::Invalid { field: "opaque bytes", why: "they are not between the pages" })
+}
+
+/// What the index and end frames are compared with.
+#[derive(Default)]
 struct EndCheck {
+    /// Of the blocks' digests.
     digest: Xxh3,
-    index: bool,
+    /// Of the blocks' places: the places themselves could be millions.
+    places: Xxh3,
+    /// Where the index is.
+    index_at: Option<u64>,
     end: Option<End>,
+}
+
+fn hash_place(hash: &mut Xxh3, place: &IndexEntry) {
+    for value in [place.offset, place.first_page, place.pages] {
+        hash.update(&value.to_le_bytes());
+    }
 }
 
 impl EndCheck {
     /// After the index comes the end, and after that nothing.
-    fn check_place(&mut self, parsed: &Parsed) -> Result<(), DecodeError> {
+    fn check_place(&self, parsed: &Parsed) -> Result<(), DecodeError> {
         let is_end = matches!(parsed, Parsed::End(_));
-        if self.end.is_some() || self.index && !is_end {
+        if self.end.is_some() || self.index_at.is_some() && !is_end {
             return Err(DecodeError::Invalid {
                 field: "stream",
                 why: "it goes on after its index or its end",
             });
         }
-        self.index |= matches!(parsed, Parsed::Index);
+        Ok(())
+    }
+
+    fn add_place(&mut self, place: &IndexEntry) {
+        hash_place(&mut self.places, place);
+    }
+
+    fn check_index(&mut self, entries: &[IndexEntry], at: u64) -> Result<(), DecodeError> {
+        let mut places = Xxh3::new();
+        entries.iter().for_each(|entry| hash_place(&mut places, entry));
+        if places.digest128() != self.places.digest128() {
+            return Err(DecodeError::Invalid { field: "index", why: "it lists other blocks than there are" });
+        }
+        self.index_at = Some(at);
         Ok(())
     }
 
@@ -306,6 +347,9 @@ impl EndCheck {
                 field: "end",
                 why: "it does not sum up the blocks before it",
             });
+        }
+        if found.index_offset != self.index_at.unwrap_or(0) {
+            return Err(DecodeError::Invalid { field: "end", why: "the index lies elsewhere" });
         }
         self.end = Some(found);
         Ok(())

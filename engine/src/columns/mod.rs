@@ -206,7 +206,9 @@ impl Positions {
         let away = if mode == 0 {
             0
         } else {
-            let magnitude = self.distance[mode - 1].code(coder, away.unsigned_abs().saturating_sub(1));
+            // Decoding, `away` has no meaning and no bounds.
+            let given = away.unsigned_abs().saturating_sub(1).min(NUMBER_MAX);
+            let magnitude = self.distance[mode - 1].code(coder, given);
             if magnitude > NUMBER_MAX {
                 return Err("distance out of range");
             }

@@ -124,6 +124,9 @@ impl Block {
         let list_max = pages.len() * PAGE_SIZE as u64 + 64;
         let mut list = |flag| (flags & flag != 0).then(|| Piece::read(&mut input, list_max)).transpose();
         let (matches, checks) = (list(HAS_MATCHES)?, list(HAS_CHECKS)?);
+        if checks.is_some_and(|piece| piece.codec != Codec::Raw) {
+            return Err(DecodeError::Invalid { field: "checks", why: "they are not raw" });
+        }
         let count = input.varint_max("group count", limits::GROUPS)?;
         let (mut groups, mut grouped) = (Vec::new(), 0u64);
         let mut last = 0;

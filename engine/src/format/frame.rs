@@ -147,6 +147,9 @@ impl FrameHeader {
                 return Err(DecodeError::TooLarge { field, value: value.into(), max });
             }
         }
+        if data_len > 0 && !matches!(kind, FrameType::Opaque | FrameType::Block) {
+            return Err(DecodeError::Invalid { field: "frame data length", why: "data where none belongs" });
+        }
         let mut head = [0; 24];
         head.copy_from_slice(&bytes[..24]);
         Ok(FrameHeader {

@@ -41,6 +41,9 @@ pub(crate) fn read_index(
         offset += input.varint_max("index offset", file_len - offset)?;
         let first_page = page + input.varint_max("index page", page_count - page)?;
         let pages = input.varint_max("index pages", page_count - first_page)?;
+        if pages == 0 {
+            return Err(DecodeError::Invalid { field: "index pages", why: "a block without pages" });
+        }
         entries.push(IndexEntry { offset, first_page, pages });
         page = first_page + pages;
     }
