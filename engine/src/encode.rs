@@ -9,7 +9,7 @@
 //! The bytes depend on the pages, the references and the options, and on nothing else: not on threads, not on
 //! the SIMD level, not on which worker scanned.
 
-use mig_simd::{Level, PageRecord, page_eq};
+use mig_simd::{Anchors, Level, PageRecord, anchors, page_eq};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -19,10 +19,11 @@ use crate::error::EncodeError;
 use crate::format::block::{Block, Group, Piece};
 use crate::format::frame::{self, FrameType};
 use crate::format::{ReferenceKind, limits};
-use crate::longmatch::{Candidate, Finder, Older, matches_of};
+use crate::longmatch::{Candidate, Finder, Older, Sources, matches_of};
 use crate::matches::{self, MatchLists};
 use crate::options::Effort;
 use crate::page::{PAGE_SIZE, Page, PageSet};
+use crate::progress::Cancel;
 use crate::refs::Reference;
 use crate::residual::{GroupCoders, Recipe, compress_list, push_literals};
 use crate::settle::dedup::Dedup;
@@ -45,6 +46,41 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     random_access: bool,
     zero: PageRecord,
     coders: GroupCoders,
+}
+
+/// Tasks whose samples of an older image are held at a time.
+const LEARN_TASKS: usize = 64;
+/// How much more thinly an older image is sampled than the guest, as a power of two.
+const OLDER_SPARSITY: u32 = 2;
+
+/// Anchors of an older image's pages.
+#[derive(Default)]
+struct Sampled {
+    /// Page number, and one past its last anchor.
+    pages: Vec<(u64, usize)>,
+    positions: Vec<u16>,
+    hashes: Vec<u64>,
+}
+
+/// Samples one chunk of an older image; holes have nothing to find.
+fn sample_older(
+    level: Level,
+    reference: &Reference,
+    task: u64,
+    sparsity: u32,
+) -> Result<Sampled, EncodeError> {
+    let mut sampled = Sampled::default();
+    let (mut scratch, mut found) = (Box::new([0; PAGE_SIZE]), Anchors::default());
+    for page in task * CHUNK_PAGES..reference.need().blocks.min((task + 1) * CHUNK_PAGES) {
+        if !reference.has_page(page) {
+            continue;
+        }
+        anchors(level, reference.older_page(page, &mut scratch)?, sparsity, &mut found);
+        sampled.positions.extend_from_slice(found.positions());
+        sampled.hashes.extend_from_slice(found.hashes());
+        sampled.pages.push((page, sampled.positions.len()));
+    }
+    Ok(sampled)
 }
 
 /// What a stream's earlier blocks leave behind for later ones.
@@ -180,6 +216,47 @@ impl History {
     pub fn new(page_count: u64, effort: Effort, random_access: bool) -> Self {
         let search = Recipe::new(effort, random_access).search;
         History { dedup: Dedup::new(page_count), finder: search.map(|_| Finder::new(page_count)) }
+    }
+
+    /// Samples the older memory images among the encoder's references, so that what they hold anywhere can be found
+    /// in any page. To be called once, before the first block; does nothing at efforts without long matches. Runs on the
+    /// current rayon pool, and reads each image once.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::Reference`] if one cannot be read, [`EncodeError::Cancelled`].
+    pub fn learn<S: PageSource + ?Sized>(
+        &mut self,
+        encoder: &BlockEncoder<'_, S>,
+        cancel: &Cancel,
+    ) -> Result<(), EncodeError> {
+        let (Some(finder), Some(search)) = (&mut self.finder, encoder.recipe.search) else { return Ok(()) };
+        for (index, reference) in encoder.references.iter().enumerate() {
+            if reference.kind() != ReferenceKind::Memory {
+                continue;
+            }
+            let blocks = reference.need().blocks;
+            let tasks = blocks.div_ceil(CHUNK_PAGES);
+            for first in (0..tasks).step_by(LEARN_TASKS) {
+                if cancel.is_cancelled() {
+                    return Err(EncodeError::Cancelled);
+                }
+                let range = first..tasks.min(first + LEARN_TASKS as u64);
+                let sample =
+                    |task| sample_older(encoder.level, reference, task, search.sparsity + OLDER_SPARSITY);
+                let samples: Vec<Sampled> = range.into_par_iter().map(sample).collect::<Result<_, _>>()?;
+                for sampled in samples {
+                    let mut start = 0;
+                    for &(page, end) in &sampled.pages {
+                        let (positions, hashes) =
+                            (&sampled.positions[start..end], &sampled.hashes[start..end]);
+                        finder.learn(index as u8 + 1, page, positions, hashes);
+                        start = end;
+                    }
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Takes the next block of the stream: settles duplicates and looks up long-match candidates.
@@ -384,6 +461,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             .filter(|(_, reference)| reference.kind() == ReferenceKind::Memory)
             .map(|(index, reference)| (index as u8 + 1, reference));
         let older: Vec<_> = older.collect();
+        let sources = Spaces { source: self.source, references: self.references };
         let tasks = block.residual.len().div_ceil(MATCH_TASK_PAGES);
         let task = |task: usize| -> Result<MatchLists, EncodeError> {
             let first = task * MATCH_TASK_PAGES;
@@ -402,9 +480,8 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                         }
                         None => None,
                     };
-                    let earlier = |page| self.source.page(page);
                     let candidates = block.candidates_of(index);
-                    matches_of(self.level, page, candidates, version, earlier, search, &mut lists.matches);
+                    matches_of(self.level, page, candidates, version, &sources, search, &mut lists.matches);
                 }
                 lists.end_page();
             }
@@ -481,6 +558,21 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             }
         }
         Ok((Piece::raw(pages.len() * PAGE_SIZE), parts))
+    }
+}
+
+/// What long matches may come from: the stream's own pages, and references.
+struct Spaces<'a, S: ?Sized> {
+    source: &'a S,
+    references: &'a [Reference],
+}
+
+impl<S: PageSource + ?Sized> Sources for Spaces<'_, S> {
+    fn page<'p>(&'p self, space: u8, page: u64, scratch: &'p mut Page) -> Option<&'p Page> {
+        match usize::from(space).checked_sub(1) {
+            None => self.source.page(page),
+            Some(index) => self.references.get(index)?.older_page(page, scratch).ok(),
+        }
     }
 }
 

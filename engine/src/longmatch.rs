@@ -8,18 +8,22 @@
 //! The idea is rzip's and lrzip's long-range matching, on words.
 //!
 //! Three steps, so that only the middle one is serial: anchors are computed with the scan, [`Finder::probe`]
-//! runs in stream order, and [`matches_of`] compares and extends in parallel again.
+//! runs in stream order, and [`matches_of`] compares and extends in parallel again. Older memory images are sampled
+//! before all that ([`Finder::learn`]), more thinly: they are as large as the guest, and the table is not.
 
 use mig_simd::{Level, word_diff};
 
-use crate::page::{PAGE_WORDS, Page};
+use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 
 /// Table slots at most, as a power of two: 64 MiB, whatever the size of the guest.
 const MAX_TABLE_BITS: u32 = 23;
 /// Table slots for each page of a small guest, as a power of two.
 const PAGE_SLOT_BITS: u32 = 6;
-/// Bits of a table entry that hold a word address plus one: 32 TiB of guest.
-const ADDRESS_BITS: u32 = 42;
+/// Bits of a table entry that hold a word address plus one: 2 TiB of guest.
+const ADDRESS_BITS: u32 = 38;
+/// Bits above them that say which space it is in; the rest is a tag from the hash.
+const SPACE_BITS: u32 = 4;
+const PLACE_BITS: u32 = ADDRESS_BITS + SPACE_BITS;
 
 /// What the long-match step of an effort looks for.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +47,22 @@ pub(crate) struct Match {
     pub(crate) source: u64,
 }
 
-/// A place that may match: position in the page, and word address in the stream.
-pub(crate) type Candidate = (u16, u64);
+/// A place that may match.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Candidate {
+    /// Word of the page.
+    position: u16,
+    /// As in [`Match`].
+    space: u8,
+    address: u64,
+}
+
+/// Gives the pages that matches may come from.
+pub(crate) trait Sources {
+    /// A page of a space: mapped bytes where they lie, others through `scratch`; `None` for zeros, and for what
+    /// can't be read.
+    fn page<'p>(&'p self, space: u8, page: u64, scratch: &'p mut Page) -> Option<&'p Page>;
+}
 
 /// Samples of all residual pages so far.
 #[derive(Debug)]
@@ -61,30 +79,37 @@ impl Finder {
         Finder { table: vec![0; 1 << bits], shift: 64 - bits }
     }
 
-    /// Looks up a page's anchors, then adds them. `anchors` are positions and hashes as `mig_simd::anchors`
-    /// gives them.
-    pub(crate) fn probe(&mut self, page: u64, positions: &[u16], hashes: &[u64], out: &mut Vec<Candidate>) {
-        if page >= 1 << (ADDRESS_BITS - 9) {
+    /// Adds a page's anchors without looking them up: of an older image, say. `positions` and `hashes` are as
+    /// `mig_simd::anchors` gives them.
+    pub(crate) fn learn(&mut self, space: u8, page: u64, positions: &[u16], hashes: &[u64]) {
+        if page >= 1 << (ADDRESS_BITS - 9) || space >= 1 << SPACE_BITS {
             return;
         }
+        let place = u64::from(space) << ADDRESS_BITS | (page * PAGE_WORDS as u64 + 1);
+        for (&position, &hash) in positions.iter().zip(hashes) {
+            self.table[(hash >> self.shift) as usize] = tag(hash) | (place + u64::from(position));
+        }
+    }
+
+    /// Looks up a page's anchors, then adds them.
+    pub(crate) fn probe(&mut self, page: u64, positions: &[u16], hashes: &[u64], out: &mut Vec<Candidate>) {
         // Looking up everything before adding anything keeps a page from matching itself, and lets the
         // table's cache misses overlap.
         for (&position, &hash) in positions.iter().zip(hashes) {
             let entry = self.table[(hash >> self.shift) as usize];
-            if entry != 0 && (entry ^ tag(hash)) >> ADDRESS_BITS == 0 {
-                out.push((position, (entry & ((1 << ADDRESS_BITS) - 1)) - 1));
+            if entry != 0 && (entry ^ tag(hash)) >> PLACE_BITS == 0 {
+                let space = (entry >> ADDRESS_BITS) as u8 & ((1 << SPACE_BITS) - 1);
+                let address = (entry & ((1 << ADDRESS_BITS) - 1)) - 1;
+                out.push(Candidate { position, space, address });
             }
         }
-        for (&position, &hash) in positions.iter().zip(hashes) {
-            self.table[(hash >> self.shift) as usize] =
-                tag(hash) | (page * PAGE_WORDS as u64 + u64::from(position) + 1);
-        }
+        self.learn(0, page, positions, hashes);
     }
 }
 
 /// Bits of a hash that chose no slot, at the top of an entry.
 fn tag(hash: u64) -> u64 {
-    hash << MAX_TABLE_BITS >> ADDRESS_BITS << ADDRESS_BITS
+    hash << MAX_TABLE_BITS >> PLACE_BITS << PLACE_BITS
 }
 
 /// The `index`th word of a page.
@@ -115,13 +140,13 @@ pub(crate) struct Older<'a> {
 /// Appends the page's long matches to `out`, in ascending order and without overlap.
 ///
 /// First what the page still shares with its own older version, word by word; then, in the gaps, the
-/// candidates. `earlier` gives the bytes of pages that the stream holds already.
-pub(crate) fn matches_of<'s>(
+/// candidates, whose bytes `sources` gives.
+pub(crate) fn matches_of(
     level: Level,
     page: &Page,
     candidates: &[Candidate],
     older: Option<Older<'_>>,
-    earlier: impl Fn(u64) -> Option<&'s Page>,
+    sources: &impl Sources,
     search: Search,
     out: &mut Vec<Match>,
 ) {
@@ -133,17 +158,17 @@ pub(crate) fn matches_of<'s>(
         return;
     }
     if out.len() == first {
-        fill_gap(page, (0, PAGE_WORDS), candidates, &earlier, search, out);
+        fill_gap(page, (0, PAGE_WORDS), candidates, sources, search, out);
         return;
     }
     let fixed = out.split_off(first);
     let mut end = 0;
     for found in fixed {
-        fill_gap(page, (end, usize::from(found.start)), candidates, &earlier, search, out);
+        fill_gap(page, (end, usize::from(found.start)), candidates, sources, search, out);
         end = usize::from(found.start + found.words);
         out.push(found);
     }
-    fill_gap(page, (end, PAGE_WORDS), candidates, &earlier, search, out);
+    fill_gap(page, (end, PAGE_WORDS), candidates, sources, search, out);
 }
 
 /// Ranges of at least `min_words` words that are as they were in the older version, if enough of the page is.
@@ -175,20 +200,21 @@ fn constant(page: &Page, start: usize, end: usize) -> bool {
     (start + 1..end).all(|index| word(page, index) == first)
 }
 
-fn fill_gap<'s>(
+fn fill_gap(
     page: &Page,
     (low, high): (usize, usize),
     candidates: &[Candidate],
-    earlier: &impl Fn(u64) -> Option<&'s Page>,
+    sources: &impl Sources,
     search: Search,
     out: &mut Vec<Match>,
 ) {
     if high - low < search.min_words {
         return;
     }
-    let from = candidates.partition_point(|&(position, _)| usize::from(position) < low);
+    let from = candidates.partition_point(|candidate| usize::from(candidate.position) < low);
     let mut low = low;
-    for &(position, address) in &candidates[from..] {
+    let mut scratch = [0; PAGE_SIZE];
+    for &Candidate { position, space, address } in &candidates[from..] {
         let position = usize::from(position);
         if position >= high {
             break;
@@ -198,7 +224,7 @@ fn fill_gap<'s>(
         }
         let source_page = address / PAGE_WORDS as u64;
         let at = (address % PAGE_WORDS as u64) as usize;
-        let Some(source) = earlier(source_page) else { continue };
+        let Some(source) = sources.page(space, source_page, &mut scratch) else { continue };
         let after = common(words(page, position, high).iter(), words(source, at, PAGE_WORDS).iter());
         let before = common(words(page, low, position).iter().rev(), words(source, 0, at).iter().rev());
         let (start, end) = (position - before, position + after);
@@ -209,7 +235,7 @@ fn fill_gap<'s>(
         out.push(Match {
             start: start as u16,
             words: (end - start) as u16,
-            space: 0,
+            space,
             source: address - before as u64,
         });
         low = end;
@@ -233,6 +259,15 @@ mod tests {
         })
     }
 
+    struct Pages<'a>(&'a [Page]);
+
+    impl Sources for Pages<'_> {
+        fn page<'p>(&'p self, space: u8, page: u64, _: &'p mut Page) -> Option<&'p Page> {
+            assert_eq!(space, 0);
+            self.0.get(page as usize)
+        }
+    }
+
     fn find(pages: &[Page], older: Option<Older<'_>>) -> Vec<Vec<Match>> {
         let mut finder = Finder::new(pages.len() as u64);
         let level = Level::best();
@@ -242,8 +277,7 @@ mod tests {
             anchors(level, page, SEARCH.sparsity, &mut sampled);
             let (mut candidates, mut found) = (Vec::new(), Vec::new());
             finder.probe(number as u64, sampled.positions(), sampled.hashes(), &mut candidates);
-            let earlier = |page: u64| pages.get(page as usize);
-            matches_of(level, page, &candidates, older, earlier, SEARCH, &mut found);
+            matches_of(level, page, &candidates, older, &Pages(pages), SEARCH, &mut found);
             for found in &found {
                 assert_eq!(found.space == 0, older.is_none());
                 let base = older.map_or(0, |older| older.page * PAGE_WORDS as u64);
@@ -266,6 +300,28 @@ mod tests {
         let found = find(&[one, two], None);
         assert!(found[0].is_empty());
         assert_eq!(found[1], [Match { start: 100, words: 250, space: 0, source: 200 }]);
+    }
+
+    #[test]
+    fn what_was_learned_of_another_space_is_found_there() {
+        let (one, mut two) = (random_page(5), random_page(6));
+        two[800..2800].copy_from_slice(&one[1600..3600]);
+        let level = Level::best();
+        let mut finder = Finder::new(100);
+        let mut sampled = Anchors::default();
+        anchors(level, &one, SEARCH.sparsity, &mut sampled);
+        finder.learn(3, 70, sampled.positions(), sampled.hashes());
+        anchors(level, &two, SEARCH.sparsity, &mut sampled);
+        let (mut candidates, mut found) = (Vec::new(), Vec::new());
+        finder.probe(0, sampled.positions(), sampled.hashes(), &mut candidates);
+        struct Other(Page);
+        impl Sources for Other {
+            fn page<'p>(&'p self, space: u8, page: u64, _: &'p mut Page) -> Option<&'p Page> {
+                ((space, page) == (3, 70)).then_some(&self.0)
+            }
+        }
+        matches_of(level, &two, &candidates, None, &Other(one), SEARCH, &mut found);
+        assert_eq!(found, [Match { start: 100, words: 250, space: 3, source: 70 * 512 + 200 }]);
     }
 
     #[test]

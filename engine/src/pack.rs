@@ -195,6 +195,7 @@ impl<'a> Packer<'a> {
         self.write_opaque(image, &mut stream)?;
         let pages = image.page_count();
         let mut history = History::new(pages, self.effort, self.random_access);
+        history.learn(&encoder, &self.cancel)?;
         let mut next = 0;
         let steps = Steps {
             source: || {
