@@ -335,6 +335,18 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         effort: Effort,
         random_access: bool,
     ) -> Result<Self, EncodeError> {
+        let recipe = Recipe::new(effort, random_access);
+        Self::with_recipe(source, references, worker, level, recipe, random_access)
+    }
+
+    pub(crate) fn with_recipe(
+        source: &'a S,
+        references: &'a [Reference],
+        worker: &'a dyn ScanWorker,
+        level: Level,
+        recipe: Recipe,
+        random_access: bool,
+    ) -> Result<Self, EncodeError> {
         for (what, value, max) in [
             ("pages", source.page_count(), limits::PAGE_COUNT),
             ("references", references.len() as u64, limits::REFERENCES),
@@ -343,7 +355,6 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                 return Err(EncodeError::TooLarge { what, value, max });
             }
         }
-        let recipe = Recipe::new(effort, random_access);
         let mut zero = [PageRecord::default()];
         worker.scan(&[0; PAGE_SIZE], &mut zero);
         Ok(BlockEncoder {

@@ -15,6 +15,7 @@ use crate::options::Effort;
 use crate::page::PageSet;
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
+use crate::residual::Recipe;
 use crate::worker::{CpuWorker, ScanWorker};
 use mig_simd::Level;
 
@@ -46,7 +47,7 @@ pub fn classify(
     mut each: impl FnMut(&[PageKind]),
 ) -> Result<BlockStats, EncodeError> {
     let worker: &dyn ScanWorker = &CpuWorker { level };
-    let encoder = BlockEncoder::new(image, references, worker, level, Effort::Store, false)?;
+    let encoder = BlockEncoder::with_recipe(image, references, worker, level, Recipe::CLASSES, false)?;
     let total_pages = image.page_count();
     let mut history = History::new(total_pages, Effort::Store, false);
     let mut stats = BlockStats::default();

@@ -30,6 +30,9 @@ pub(crate) struct Recipe {
 }
 
 impl Recipe {
+    /// Classes are wanted, and nothing is coded.
+    pub(crate) const CLASSES: Recipe = Recipe { search: None, group_pages: 1 << 10, zstd: Some(1) };
+
     /// With `random_access`, groups are small and nothing refers to other groups.
     pub(crate) fn new(effort: Effort, random_access: bool) -> Self {
         let recipe = match effort {

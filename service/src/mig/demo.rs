@@ -77,7 +77,7 @@ pub(crate) fn run(args: &DemoArgs, run: &Run) -> Result<()> {
         );
     }
     text += "\nwhat the pages are (balanced, disk as the reference):\n";
-    text += &kinds_table(&stats.unwrap_or_default());
+    text += &kinds_table(&stats.unwrap_or_default(), true);
     text += "\nSpeeds are of this small sample, start-up of threads and tables included; \
              whole guests: mig pack, mig-bench.\n";
     print(&text)

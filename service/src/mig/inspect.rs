@@ -75,7 +75,7 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
         let address = segment.gpa.map_or("no address".to_owned(), |gpa| format!("address {gpa:#x}"));
         text += &format!("  {address}: {}\n", human::bytes(segment.pages << 12));
     }
-    text += &kinds_table(&stats);
+    text += &kinds_table(&stats, false);
     print(&text)
 }
 
@@ -133,6 +133,6 @@ fn packed(args: &InspectArgs) -> Result<()> {
         let at_hand = if present(index) { "at hand" } else { "not given" };
         text += &format!("  needs {}: {pages} pages, {at_hand}\n", describe(need));
     }
-    text += &kinds_table(&info.blocks);
+    text += &kinds_table(&info.blocks, true);
     print(&text)
 }

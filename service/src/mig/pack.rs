@@ -79,16 +79,16 @@ fn describe(image: &MemoryImage, summary: &PackSummary, time: Duration) -> Strin
         human::rate(guest, time),
         human::seconds(time),
     );
-    text += &kinds_table(&summary.blocks);
+    text += &kinds_table(&summary.blocks, true);
     text
 }
 
-/// Pages and bytes by kind, and by class for what is left.
-pub(crate) fn kinds_table(blocks: &BlockStats) -> String {
+/// Pages by kind, and by class for what is left; with their bytes where they were `coded`.
+pub(crate) fn kinds_table(blocks: &BlockStats, coded: bool) -> String {
     let total: u64 = blocks.pages.iter().sum();
     let mut text = String::new();
     let mut line = |name: &str, pages: u64, bytes: Option<u64>| {
-        let bytes = bytes.map_or(String::new(), human::bytes);
+        let bytes = bytes.filter(|_| coded).map_or(String::new(), human::bytes);
         text += &format!(
             "  {name:<18} {:>12} pages {:>7}  {bytes:>10}\n",
             human::count(pages),
