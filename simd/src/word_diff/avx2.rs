@@ -1,0 +1,43 @@
+//! The difference and its inverse in AVX2: the shared loop with the feature switched on.
+
+use super::wide;
+use crate::level::Avx2;
+use crate::{PAGE_WORDS, Page};
+
+pub(super) fn word_diff(
+    proof: Avx2,
+    page: &Page,
+    base: &Page,
+    mask: &mut [u64; 8],
+    words: &mut [u64; PAGE_WORDS],
+) -> usize {
+    // SAFETY: `proof` exists only where this CPU has what `enter_word_diff` requires (level.rs).
+    unsafe { enter_word_diff(proof, page, base, mask, words) }
+}
+
+#[target_feature(enable = "avx2")]
+fn enter_word_diff(
+    proof: Avx2,
+    page: &Page,
+    base: &Page,
+    mask: &mut [u64; 8],
+    words: &mut [u64; PAGE_WORDS],
+) -> usize {
+    wide::word_diff(proof, page, base, mask, words)
+}
+
+pub(super) fn word_patch(
+    proof: Avx2,
+    base: &Page,
+    mask: &[u64; 8],
+    words: &[u64; PAGE_WORDS],
+    page: &mut Page,
+) {
+    // SAFETY: `proof` exists only where this CPU has what `enter_word_patch` requires (level.rs).
+    unsafe { enter_word_patch(proof, base, mask, words, page) }
+}
+
+#[target_feature(enable = "avx2")]
+fn enter_word_patch(proof: Avx2, base: &Page, mask: &[u64; 8], words: &[u64; PAGE_WORDS], page: &mut Page) {
+    wide::word_patch(proof, base, mask, words, page)
+}

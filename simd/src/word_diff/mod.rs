@@ -1,0 +1,94 @@
+//! The words in which two pages differ, packed together, and the way back.
+//!
+//! A page that was relocated, copied on write or touched since the last round differs from its base
+//! in few words. The difference is a mask of 512 bits and the exclusive or of just those words, in
+//! order. Coding them is not done here.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+mod neon;
+mod scalar;
+#[cfg(test)]
+mod tests;
+mod wide;
+
+use std::fmt;
+
+use crate::{Level, PAGE_WORDS, Page};
+
+/// Writes where and how `page` differs from `base`; returns in how many words.
+///
+/// Bit `i % 64` of `mask[i / 64]` says that words `i` differ. With `n` the number returned,
+/// `words[..n]` is `page ^ base` of those words in order; what is left in `words[n..]` is
+/// unspecified and depends on the level.
+pub fn word_diff(
+    level: Level,
+    page: &Page,
+    base: &Page,
+    mask: &mut [u64; 8],
+    words: &mut [u64; PAGE_WORDS],
+) -> usize {
+    match level {
+        Level::Scalar => scalar::word_diff(page, base, mask, words),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(proof) => avx2::word_diff(proof, page, base, mask, words),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(proof) => avx512::word_diff(proof, page, base, mask, words),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon(proof) => neon::word_diff(proof, page, base, mask, words),
+    }
+}
+
+/// Rebuilds into `page` the page of which [`word_diff`] told `mask` and `words` against `base`.
+///
+/// Words of zero are taken as they come: they change nothing.
+///
+/// # Errors
+///
+/// `words` are not as many as `mask` has bits set; `page` is then untouched.
+pub fn word_patch(
+    level: Level,
+    base: &Page,
+    mask: &[u64; 8],
+    words: &[u64],
+    page: &mut Page,
+) -> Result<(), PatchError> {
+    let needed: u32 = mask.iter().map(|bits| bits.count_ones()).sum();
+    if words.len() != needed as usize {
+        return Err(PatchError { words: words.len(), needed: needed as usize });
+    }
+    // The vector levels read past the words they use.
+    let mut padded = [0; PAGE_WORDS];
+    padded[..words.len()].copy_from_slice(words);
+    match level {
+        Level::Scalar => scalar::word_patch(base, mask, &padded, page),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(proof) => avx2::word_patch(proof, base, mask, &padded, page),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(proof) => avx512::word_patch(proof, base, mask, &padded, page),
+        #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
+        Level::Neon(proof) => neon::word_patch(proof, base, mask, &padded, page),
+    }
+    Ok(())
+}
+
+/// The words do not go with the mask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PatchError {
+    /// How many words there were.
+    pub words: usize,
+    /// How many bits the mask has set.
+    pub needed: usize,
+}
+
+impl fmt::Display for PatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the mask marks {} words, but {} were given", self.needed, self.words)
+    }
+}
+
+impl std::error::Error for PatchError {}
