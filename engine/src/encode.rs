@@ -128,10 +128,10 @@ pub struct BlockStats {
     pub class_pages: [u64; Class::ALL.len()],
     /// Coded bytes of the groups of each class.
     pub class_bytes: [u64; Class::ALL.len()],
-    /// Bytes that say what settled pages are: frame head, meta part and checks, but for the class column.
+    /// Bytes that say what settled pages are: frame head, page set, digest, the columns' runs, checks.
     pub settled_bytes: u64,
-    /// Bytes that say which class each residual page has.
-    pub class_column_bytes: u64,
+    /// Bytes of meta that residual pages need: their classes, and where their groups are.
+    pub residual_meta_bytes: u64,
     /// Coded bytes of the long-match lists.
     pub match_bytes: u64,
     /// Bytes of residual pages that long matches cover.
@@ -153,7 +153,7 @@ impl BlockStats {
         sum(&mut self.class_bytes, &other.class_bytes);
         self.runs += other.runs;
         self.settled_bytes += other.settled_bytes;
-        self.class_column_bytes += other.class_column_bytes;
+        self.residual_meta_bytes += other.residual_meta_bytes;
         self.match_bytes += other.match_bytes;
         self.matched += other.matched;
     }
@@ -447,7 +447,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         let digest = digest(&block.fingerprints);
         let columns = columns::encode(&block.pages, &block.runs, &classes, &self.addressing);
         let class_column = (columns.bytes.len() - columns.runs_len) as u64;
-        let meta = Block {
+        let (meta, columns_end) = Block {
             round: 0,
             pages: block.pages.clone(),
             digest,
@@ -458,8 +458,8 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         }
         .write();
         let checks = check_piece.map_or(0, |piece| piece.coded_len);
-        stats.class_column_bytes = class_column;
-        stats.settled_bytes = (frame::HEADER_LEN + meta.len()) as u64 + checks - class_column;
+        stats.residual_meta_bytes = class_column + (meta.len() - columns_end) as u64;
+        stats.settled_bytes = (frame::HEADER_LEN + meta.len()) as u64 + checks - stats.residual_meta_bytes;
         Ok(CodedBlock { meta, parts, pages: block.pages.clone(), digest, stats })
     }
 

@@ -85,8 +85,8 @@ pub fn classify(
 pub struct StreamInfo {
     /// The header.
     pub header: Header,
-    /// All blocks together. Bytes that long matches cover and the size of class columns are not known without
-    /// decoding, and are left 0; the latter are among `settled_bytes`.
+    /// All blocks together. Bytes that long matches cover, and how meta parts divide between settled and residual
+    /// pages, are not known without decoding: the first are 0, all of the second count as settled.
     pub blocks: BlockStats,
     /// Number of blocks.
     pub block_count: u64,

@@ -82,13 +82,15 @@ impl Piece {
 }
 
 impl Block {
-    pub(crate) fn write(&self) -> Vec<u8> {
+    /// The meta part, and how much of it comes before anything about residual pages but their classes.
+    pub(crate) fn write(&self) -> (Vec<u8>, usize) {
         let mut out = Vec::with_capacity(self.columns.len() + 64 + self.groups.len() * 24);
         put_varint(&mut out, self.round);
         self.pages.write(&mut out);
         out.extend_from_slice(&self.digest);
         put_varint(&mut out, self.columns.len() as u64);
         out.extend_from_slice(&self.columns);
+        let columns_end = out.len();
         let flag = |piece: &Option<Piece>, flag| if piece.is_some() { flag } else { 0 };
         out.push(flag(&self.matches, HAS_MATCHES) | flag(&self.checks, HAS_CHECKS));
         for piece in [&self.matches, &self.checks].into_iter().flatten() {
@@ -100,7 +102,7 @@ impl Block {
             put_varint(&mut out, u64::from(group.pages));
             group.piece.write(&mut out);
         }
-        out
+        (out, columns_end)
     }
 
     /// Reads a meta part whose data part has `data_len` bytes.

@@ -106,7 +106,7 @@ pub(crate) fn kinds_table(blocks: &BlockStats, coded: bool) -> String {
             line(class.name(), pages, Some(blocks.class_bytes[class as usize]));
         }
     }
-    let lists = blocks.match_bytes + blocks.class_column_bytes;
+    let lists = blocks.match_bytes + blocks.residual_meta_bytes;
     let residual = blocks.class_bytes.iter().sum::<u64>() + lists;
     line("residual", blocks.pages[4], Some(residual));
     text
@@ -128,7 +128,7 @@ pub(crate) fn blocks_json(blocks: &BlockStats) -> Value {
         "runs": blocks.runs,
         "classes": classes,
         "settled_bytes": blocks.settled_bytes,
-        "class_column_bytes": blocks.class_column_bytes,
+        "residual_meta_bytes": blocks.residual_meta_bytes,
         "match_bytes": blocks.match_bytes,
         "matched_bytes": blocks.matched,
     })

@@ -1,0 +1,177 @@
+//! Every adapter on the repository's sample; and adapters' answers that are wrong.
+
+use std::os::unix::fs::FileExt;
+
+use mig_engine::{Cancel, Effort, PAGE_SIZE};
+
+use super::*;
+use crate::corpus::{sample_disk, sample_memory};
+use crate::exit::Problem;
+use crate::provenance::version_of;
+use crate::references::References;
+use crate::run::Run;
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    memory: Vec<u8>,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let memory = sample_memory().unwrap();
+        std::fs::write(folder.path().join("guest.raw"), &memory).unwrap();
+        std::fs::write(folder.path().join("guest.disk"), sample_disk().unwrap()).unwrap();
+        Fixture { folder, memory }
+    }
+
+    fn subject(&self, mapping: Mapping) -> Subject {
+        let path = self.folder.path().join("guest.raw");
+        Subject::open(&path, mapping, 2, Level::best(), self.folder.path()).unwrap()
+    }
+
+    fn references(&self, subject: &Subject) -> References {
+        let disk = [self.folder.path().join("guest.disk")];
+        let pages = subject.image().page_count();
+        References::build(&disk, self.folder.path(), pages, Level::best(), &Run::quiet()).unwrap()
+    }
+}
+
+/// Whether a program is there; if it is required (`MIG_REQUIRE=gzip,zstd`), its absence is a failure.
+fn installed(program: &str) -> bool {
+    if version_of(program).is_some() {
+        return true;
+    }
+    let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
+    assert!(!required.split(',').any(|name| name == program), "{program} is required and not installed");
+    println!("SKIPPED: there is no {program} program");
+    false
+}
+
+/// Verifies, packs both ways of mapping; gives the packed bytes.
+fn round_trip(fixture: &Fixture, contender: &mut dyn Contender) -> u64 {
+    let verified = contender.verify(&fixture.subject(Mapping::Fresh)).unwrap();
+    for mapping in [Mapping::Fresh, Mapping::Kept] {
+        let cost = contender.pack(&fixture.subject(mapping)).unwrap();
+        assert!(cost.wall > 0.0, "{}", contender.key());
+    }
+    assert!(verified.cost.wall > 0.0);
+    assert!(!contender.about().is_empty());
+    verified.bytes
+}
+
+#[test]
+fn libraries_and_memcpy_round_trip() {
+    let fixture = Fixture::new();
+    let len = fixture.memory.len() as u64;
+    assert_eq!(round_trip(&fixture, &mut Memcpy::new(fixture.memory.len()).unwrap()), len);
+    // A destination that is written over again and again.
+    assert_eq!(round_trip(&fixture, &mut Memcpy::new(5 * PAGE_SIZE).unwrap()), len);
+    let zlib = round_trip(&fixture, &mut Zlib);
+    assert!((len / 10..len * 9 / 10).contains(&zlib), "{zlib}");
+    let zstd = [1, 3].map(|level| round_trip(&fixture, &mut ZstdLib::new(level, 2)));
+    assert!(zstd[1] < zstd[0] && zstd[0] < len * 9 / 10, "{zstd:?}");
+}
+
+#[test]
+fn programs_round_trip() {
+    let fixture = Fixture::new();
+    if installed("gzip") {
+        let mut expected = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        std::io::Write::write_all(&mut expected, &fixture.memory).unwrap();
+        let expected = expected.finish().unwrap().len() as u64;
+        let bytes = round_trip(&fixture, &mut GzipProgram::new());
+        assert!(bytes.abs_diff(expected) < expected / 20, "{bytes}, about {expected} expected");
+    }
+    if installed("zstd") {
+        let program = round_trip(&fixture, &mut ZstdProgram::new(3, 2));
+        let library = round_trip(&fixture, &mut ZstdLib::new(3, 2));
+        assert!(program.abs_diff(library) < library / 50, "{program} and {library}");
+    }
+}
+
+#[test]
+fn a_program_that_fails_has_no_figures() {
+    let fixture = Fixture::new();
+    if installed("zstd") {
+        let subject = fixture.subject(Mapping::Fresh);
+        std::fs::remove_file(subject.path()).unwrap();
+        let mut contender = ZstdProgram::new(1, 2);
+        assert!(contender.pack(&subject).is_err());
+        assert!(contender.verify(&subject).is_err());
+    }
+}
+
+#[test]
+fn a_program_that_packs_something_else_is_wrong() {
+    let fixture = Fixture::new();
+    if installed("gzip") {
+        let subject = fixture.subject(Mapping::Kept);
+        // The file changes behind the back of the mapping's owner: another one has its name.
+        let mut other = fixture.memory.clone();
+        other[12345] ^= 1;
+        std::fs::remove_file(subject.path()).unwrap();
+        std::fs::write(subject.path(), &other).unwrap();
+        let error = GzipProgram::new().verify(&subject).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Problem::Wrong { .. })), "{error:#}");
+        assert!(error.to_string().contains("byte 12345 "), "{error:#}");
+    }
+}
+
+#[test]
+fn mig_round_trips_into_files_and_memory() {
+    let fixture = Fixture::new();
+    let subject = fixture.subject(Mapping::Fresh);
+    let references = fixture.references(&subject);
+    let mut sizes = Vec::new();
+    for references in [&references, &References::default()] {
+        for effort in Effort::AVAILABLE {
+            let mut mig = Mig::new(&subject, effort, references, &Cancel::new()).unwrap();
+            sizes.push(round_trip(&fixture, &mut mig));
+            let name = mig.key().to_string();
+            let mut memory = vec![0; fixture.memory.len()];
+            assert!(mig.unpack_to_file(&subject).unwrap().is_some());
+            assert!(mig.unpack_to_memory(&subject, &mut memory).unwrap().is_some());
+            compare_pages(&name, &memory, subject.image()).unwrap();
+            assert!(memory == fixture.memory, "{name}");
+            assert_eq!(mig.summary().unwrap().stream_bytes, sizes[sizes.len() - 1]);
+        }
+    }
+    // Harder is smaller, and a disk helps.
+    assert!(sizes[2] < sizes[1] && sizes[1] < sizes[0] && sizes[0] < sizes[3], "{sizes:?}");
+}
+
+#[test]
+fn a_damaged_stream_has_no_figures() {
+    let fixture = Fixture::new();
+    let subject = fixture.subject(Mapping::Fresh);
+    let mut mig = Mig::new(&subject, Effort::Fast, &fixture.references(&subject), &Cancel::new()).unwrap();
+    let bytes = mig.verify(&subject).unwrap().bytes;
+    mig.damage(|stream| {
+        let mut byte = [0];
+        stream.read_exact_at(&mut byte, bytes / 2).unwrap();
+        stream.write_all_at(&[byte[0] ^ 4], bytes / 2).unwrap();
+    });
+    let mut memory = vec![0; fixture.memory.len()];
+    assert!(mig.unpack_to_file(&subject).is_err());
+    assert!(mig.unpack_to_memory(&subject, &mut memory).is_err());
+}
+
+#[test]
+fn names_are_unique_and_say_what_is_run() {
+    let zstd = |level, program| Key::Zstd { level, threads: 2, program };
+    let mig = |references| Key::Mig { effort: Effort::Fast, references };
+    let keys = [
+        Key::Memcpy,
+        Key::GzipProgram,
+        Key::Zlib,
+        zstd(1, true),
+        zstd(1, false),
+        zstd(3, true),
+        mig(true),
+        mig(false),
+    ];
+    let names: std::collections::HashSet<String> = keys.iter().map(Key::to_string).collect();
+    assert_eq!(names.len(), keys.len());
+    assert!(names.contains("zstd -1 -T2 (program)") && names.contains("mig fast"), "{names:?}");
+}

@@ -1,0 +1,53 @@
+//! `mig-bench`: how fast and how small, on this machine, beside what a user would pick instead.
+//!
+//! This file parses the command line, runs one command, and turns its outcome into an exit code. A command measures
+//! (`scan`, `pack`, `index`, `peak`), says which goals are met, and prints a table and, if asked to, JSON; `sparse`
+//! makes an input. Every figure comes from an answer that was checked; every report says where it was taken.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod contender;
+mod corpus;
+mod exit;
+mod goal;
+mod human;
+mod index;
+mod measure;
+mod memory;
+mod pack;
+mod peak;
+mod provenance;
+mod references;
+mod report;
+mod run;
+mod scan;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn"))
+        .format_timestamp(None)
+        .init();
+    let run = run::Run::new();
+    let result = match cli.command {
+        Command::Scan(args) => scan::run(&args, &run),
+        Command::Pack(args) => pack::run(&args, &run),
+        Command::Index(args) => index::run(&args, &run),
+        Command::Peak(args) => peak::run(&args, &run),
+        Command::Sparse(args) => corpus::sparse::run(&args, &run),
+        Command::PeakChild(args) => peak::child::run(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mig-bench: {error:#}");
+            exit::code_of(&error)
+        }
+    }
+}

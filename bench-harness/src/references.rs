@@ -1,0 +1,177 @@
+//! References of a measured run: their indexes are built first, and what that costs is reported beside the run.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use mig_engine::map::{FileMap, data_extents};
+use mig_engine::reference::{DiskImage, Identity, Index, IndexBuilder, SourceTie};
+use mig_engine::{Header, Level, Reference, Resolved, fingerprints};
+use serde::Serialize;
+
+use crate::exit::Problem;
+use crate::measure::timed;
+use crate::run::Run;
+
+/// Files that both ends have, and where their indexes are.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct References {
+    pub(crate) paths: Vec<PathBuf>,
+    pub(crate) indexes: Vec<PathBuf>,
+    /// What building the indexes took.
+    pub(crate) built: Vec<BuiltIndex>,
+}
+
+/// One reference and its index, as reported.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct BuiltIndex {
+    /// The file's name.
+    pub(crate) name: String,
+    /// Disk or memory.
+    pub(crate) kind: &'static str,
+    /// Blocks of 4096 bytes.
+    pub(crate) blocks: u64,
+    /// Different blocks in the index.
+    pub(crate) distinct: u64,
+    /// Bytes of the index file.
+    pub(crate) index_bytes: u64,
+    /// Seconds that building it took, once.
+    pub(crate) build_seconds: f64,
+}
+
+impl References {
+    /// Builds an index of each file into `folder`, with the page cache warm.
+    ///
+    /// # Errors
+    ///
+    /// A file can't be read, or is a packed one.
+    pub(crate) fn build(
+        paths: &[PathBuf],
+        folder: &Path,
+        pages: u64,
+        level: Level,
+        run: &Run,
+    ) -> Result<Self> {
+        let mut references = References::default();
+        for (number, path) in paths.iter().enumerate() {
+            run.check()?;
+            let context = || format!("cannot use {} as a reference", path.display());
+            refuse_packed(path)?;
+            warm(path).with_context(context)?;
+            let reference = Reference::open(path, pages).with_context(context)?;
+            let (index, cost) = timed(|| build_index(&reference, level, run)).with_context(context)?;
+            let index_path = folder.join(format!("{number}.migidx"));
+            index.save(&index_path)?;
+            let need = reference.need();
+            references.built.push(BuiltIndex {
+                name: need.name.clone(),
+                kind: need.kind.name(),
+                blocks: need.blocks,
+                distinct: index.distinct(),
+                index_bytes: index.file_len(),
+                build_seconds: cost.wall,
+            });
+            references.paths.push(path.clone());
+            references.indexes.push(index_path);
+        }
+        Ok(references)
+    }
+
+    /// Opens them with their indexes, to pack with.
+    ///
+    /// # Errors
+    ///
+    /// They or their indexes can't be read.
+    pub(crate) fn open(&self, pages: u64) -> Result<Vec<Reference>> {
+        open(&self.paths, &self.indexes, pages)
+    }
+
+    /// Opens those that a stream needs, to unpack with.
+    ///
+    /// # Errors
+    ///
+    /// They can't be read, or one is missing.
+    pub(crate) fn resolve(&self, header: &Header) -> Result<Vec<Option<Reference>>> {
+        resolve(&self.paths, header)
+    }
+}
+
+/// Opens files with indexes that were built before, in the same order.
+///
+/// # Errors
+///
+/// They or their indexes can't be read.
+pub(crate) fn open(paths: &[PathBuf], indexes: &[PathBuf], pages: u64) -> Result<Vec<Reference>> {
+    let open = |(path, index): (&PathBuf, &PathBuf)| -> Result<Reference> {
+        let mut reference = Reference::open(path, pages)?;
+        reference.set_index(Index::load(index)?);
+        Ok(reference)
+    };
+    let pairs = paths.iter().zip(indexes);
+    pairs.map(|pair| open(pair).with_context(|| format!("cannot open {}", pair.0.display()))).collect()
+}
+
+/// Opens those of the files that a stream needs.
+///
+/// # Errors
+///
+/// They can't be read, or one is missing.
+pub(crate) fn resolve(paths: &[PathBuf], header: &Header) -> Result<Vec<Option<Reference>>> {
+    let resolved = Resolved::find(header, paths).map_err(|(at, error)| {
+        anyhow::Error::new(error).context(format!("cannot open {}", paths[at].display()))
+    })?;
+    let missing = resolved.missing(header).next().map(|need| need.name.clone());
+    if let Some(name) = missing {
+        anyhow::bail!("reference {name} was there for packing, and is not for unpacking");
+    }
+    Ok(resolved.references)
+}
+
+/// Builds an index on the current rayon pool, tied to what the reference holds.
+pub(crate) fn build_index(reference: &Reference, level: Level, run: &Run) -> Result<Index> {
+    let need = reference.need();
+    let tie = SourceTie::new(Identity(u128::from_le_bytes(need.identity)), need.blocks, &[]);
+    let builder = IndexBuilder::new().cancel(run.cancel.flag());
+    let index = builder.build(reference.source(), tie, &fingerprints(level));
+    run.check()?;
+    Ok(index?)
+}
+
+/// A packed file would silently be taken for a raw image: of a guest that does not compress, or a disk that is no help.
+///
+/// # Errors
+///
+/// [`Problem::Usage`] for a packed file; it can't be read.
+pub(crate) fn refuse_packed(path: &Path) -> Result<()> {
+    let mut magic = [0; 4];
+    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    if file.read(&mut magic).unwrap_or(0) == magic.len() && magic == *b"MiGf" {
+        let text = format!("{} is a packed file; unpack it first", path.display());
+        return Err(Problem::Usage(text).into());
+    }
+    Ok(())
+}
+
+/// Reads all of a file's data, and of the files that it is made of, so that it is in the page cache as far as there
+/// is room. Gives the bytes of data, holes left out.
+///
+/// # Errors
+///
+/// A file can't be read.
+pub(crate) fn warm(path: &Path) -> Result<u64> {
+    let disk = DiskImage::open(path).ok();
+    let mut files: Vec<&Path> = disk.iter().flat_map(DiskImage::files).collect();
+    if files.is_empty() {
+        files.push(path);
+    }
+    let mut total = 0;
+    for file in files {
+        let map = FileMap::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+        for extent in data_extents(map.file(), 0..map.len()) {
+            total += extent.end - extent.start;
+            map.populate(extent)?;
+        }
+    }
+    Ok(total)
+}

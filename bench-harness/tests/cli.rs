@@ -1,0 +1,165 @@
+//! The program as scripts use it: every command on the repository's sample, its JSON, its exit codes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const MEMORY: &[u8] = include_bytes!("../../tests/data/sample.mem.zst");
+const DISK: &[u8] = include_bytes!("../../tests/data/sample.disk.zst");
+
+struct Fixture {
+    folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let fixture = Fixture { folder: tempfile::tempdir().unwrap() };
+        fs::write(fixture.path("guest.raw"), zstd::decode_all(MEMORY).unwrap()).unwrap();
+        fs::write(fixture.path("guest.disk"), zstd::decode_all(DISK).unwrap()).unwrap();
+        fs::create_dir(fixture.path("scratch")).unwrap();
+        fixture
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mig-bench"));
+        command.args(arguments).current_dir(self.folder.path());
+        command.output().unwrap()
+    }
+
+    /// Runs it with `--json`, expects success, and gives what it wrote and what it printed.
+    fn json(&self, arguments: &[&str]) -> (Value, String) {
+        let output = self.run(&[arguments, &["--json", "report.json"]].concat());
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let json: Value = serde_json::from_slice(&fs::read(self.path("report.json")).unwrap()).unwrap();
+        assert_eq!((&json["schema"], &json["command"]), (&"mig-bench/1".into(), &arguments[0].into()));
+        assert!(json["provenance"]["kernel"].as_str().is_some_and(|text| !text.is_empty()));
+        (json, String::from_utf8(output.stdout).unwrap())
+    }
+
+    fn nothing_is_left_in(&self, folder: &Path) {
+        let left: Vec<_> = fs::read_dir(folder).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn packing_compares_everybody() {
+    let fixture = Fixture::new();
+    let arguments = [
+        "pack",
+        "guest.raw",
+        "--reference",
+        "guest.disk",
+        "--repeats",
+        "2",
+        "-t",
+        "2",
+        "--scratch",
+        "scratch",
+    ];
+    let (json, text) = fixture.json(&arguments);
+    assert!(json["synthetic"].is_null() && !text.contains("SYNTHETIC"), "{text}");
+    let contenders = json["result"]["contenders"].as_array().unwrap();
+    for name in
+        ["memcpy", "zlib-rs -6 (library)", "zstd -1 -T2 (library)", "mig store", "mig fast, no reference"]
+    {
+        let line = contenders.iter().find(|line| line["name"] == name);
+        let line = line.unwrap_or_else(|| panic!("{name} is missing in {json:#}"));
+        assert!(line["pack"]["gb_per_second"]["median"].as_f64().unwrap() > 0.0);
+        let unpacked = line["unpack_memory"]["wall_seconds"]["samples"].as_array().map(Vec::len);
+        assert_eq!(unpacked, name.starts_with("mig").then_some(2), "{name}");
+        assert!(text.contains(name), "{text}");
+    }
+    let peaks = json["result"]["peaks"].as_array().unwrap();
+    assert_eq!(peaks.len(), 6);
+    for peak in peaks {
+        let bytes = |name: &str| peak[name].as_u64().unwrap();
+        assert!(bytes("anonymous") > 100 << 10 && bytes("all") >= bytes("anonymous"), "{peak}");
+        assert!(bytes("all") < bytes("anonymous") + bytes("files") + (64 << 20), "not inherited: {peak}");
+    }
+    assert!(json["goals"].as_array().unwrap().len() > 12);
+    fixture.nothing_is_left_in(&fixture.path("scratch"));
+}
+
+#[test]
+fn check_decides_the_exit_code() {
+    let fixture = Fixture::new();
+    // 8 MiB are not packed at 5 GB/s, threads being started for them alone; and without peers fewer goals count.
+    let arguments =
+        ["pack", "guest.raw", "-r", "guest.disk", "--repeats", "1", "--no-peers", "--no-peak", "--check"];
+    let output = fixture.run(&arguments);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let met = !text.contains("FAIL") && !text.contains("not measured");
+    assert_eq!(output.status.code(), Some(if met { 0 } else { 5 }), "{text}");
+    // Without a reference there is no goal, and no goal is no success.
+    let output = fixture.run(&["pack", "guest.raw", "--repeats", "1", "--no-peers", "--no-peak", "--check"]);
+    assert_eq!(output.status.code(), Some(5));
+}
+
+#[test]
+fn scanning_measures_each_level() {
+    let fixture = Fixture::new();
+    let (json, text) = fixture.json(&["scan", "--mib", "16", "--seconds", "0.01", "--threads", "2"]);
+    let scans = json["result"]["scans"].as_array().unwrap();
+    assert!(scans.len() >= 2 && scans.iter().any(|scan| scan["level"] == "scalar" && scan["threads"] == 2));
+    assert!(json["synthetic"].is_string() && text.contains("SYNTHETIC"), "{text}");
+}
+
+#[test]
+fn indexing_counts_and_looks_up() {
+    let fixture = Fixture::new();
+    let (json, _) =
+        fixture.json(&["index", "guest.disk", "--repeats", "1", "--threads", "2", "--scratch", "scratch"]);
+    let result = &json["result"];
+    assert_eq!(result["builds"].as_array().unwrap().len(), 2);
+    assert_eq!(result["lookups"].as_array().unwrap().len(), 4);
+    assert!(result["distinct"].as_u64().unwrap() > 100);
+    fixture.nothing_is_left_in(&fixture.path("scratch"));
+}
+
+#[test]
+fn sparse_images_are_synthetic_all_the_way() {
+    let fixture = Fixture::new();
+    let sparse = ["sparse", "--gib", "2", "--data-mib", "16", "--out", "sparse.raw"];
+    let output = fixture.run(&sparse);
+    assert!(output.status.success());
+    assert!(String::from_utf8_lossy(&output.stdout).contains("SYNTHETIC"));
+    assert_eq!(fixture.run(&sparse).status.code(), Some(2), "an existing file is not replaced");
+    let (json, text) = fixture.json(&["peak", "sparse.raw", "-e", "fast", "-t", "2", "--scratch", "scratch"]);
+    assert!(json["synthetic"].as_str().unwrap().contains("SYNTHETIC"));
+    assert!(text.contains("SYNTHETIC INPUT"), "{text}");
+    assert_eq!(json["result"]["peaks"].as_array().unwrap().len(), 2);
+    fixture.nothing_is_left_in(&fixture.path("scratch"));
+}
+
+#[test]
+fn wrong_command_lines_and_missing_files_differ() {
+    let fixture = Fixture::new();
+    for arguments in [
+        &["pack"][..],
+        &["pack", "guest.raw", "--effort", "heroic"],
+        &["scan", "--mib", "0"],
+        &["sparse", "--gib", "1", "--data-mib", "1000", "--out", "x"],
+        &["nonsense"],
+    ] {
+        assert_eq!(fixture.run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    assert!(!fixture.path("x").exists());
+    fs::write(fixture.path("packed.mig"), b"MiGf and so on").unwrap();
+    for arguments in [&["pack", "packed.mig"][..], &["pack", "guest.raw", "-r", "packed.mig"]] {
+        assert_eq!(fixture.run(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+    for arguments in [&["pack", "absent"][..], &["index", "absent"], &["pack", "guest.raw", "-r", "absent"]] {
+        let output = fixture.run(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("absent"), "{arguments:?}");
+    }
+    let help = String::from_utf8(fixture.run(&["--help"]).stdout).unwrap();
+    assert!(help.contains("Exit codes:") && !help.contains("peak-child"), "{help}");
+}
