@@ -5,8 +5,8 @@
 //! `inline(always)`: the code is generated inside the kernel's `#[target_feature]` entry.
 //!
 //! Lane order: operations on whole words keep it. The narrowing ones ([`Lanes::even32`],
-//! [`Lanes::odd32`], [`Lanes::pack32`], [`Lanes::pack16`]) permute it, all in the same way, differently on each level:
-//! good for counting, not for positions.
+//! [`Lanes::odd32`], [`Lanes::pack32`], [`Lanes::pack16`]) permute it, all in the same way, but
+//! differently on each level: good for counting, not for positions.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
