@@ -48,8 +48,9 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     coders: GroupCoders,
 }
 
-/// Tasks whose samples of an older image are held at a time.
-const LEARN_TASKS: usize = 64;
+/// Tasks whose samples of an older image are held at a time. An image can be made so that all of it is samples: 5 KiB a
+/// page, 80 MiB in all.
+const LEARN_TASKS: usize = 16;
 /// How much more thinly an older image is sampled than the guest, as a power of two.
 const OLDER_SPARSITY: u32 = 2;
 

@@ -261,4 +261,29 @@ mod tests {
             assert_eq!(pool(3).install(|| run(4, steps)), Err(bad));
         }
     }
+
+    #[test]
+    fn nothing_comes_behind_an_item_that_failed() {
+        for threads in [1, 4] {
+            let mut next = 0u64;
+            let mut seen = Vec::new();
+            let steps = Steps {
+                source: || {
+                    next += 1;
+                    Ok(Some(next))
+                },
+                spread: Ok,
+                ordered: |item: u64| {
+                    seen.push(item);
+                    // Long enough for the next ones to arrive.
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    if item == 9 { Err(item) } else { Ok(item) }
+                },
+                again: Ok,
+                sink: |_| Ok(()),
+            };
+            assert_eq!(pool(threads).install(|| run(8, steps)), Err(9));
+            assert_eq!(seen, (1..=9).collect::<Vec<_>>());
+        }
+    }
 }

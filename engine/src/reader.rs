@@ -350,3 +350,62 @@ impl<K: PartialEq + Copy, V> Recent<K, V> {
         Ok(value)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::format::frame;
+    use crate::format::index::write_index;
+    use crate::image::{ImageFormat, ImageLayout};
+    use crate::options::Effort;
+
+    /// A reader of a file without any pages, whose header names these limits.
+    fn empty(block_pages: u64) -> Result<Reader, DecodeError> {
+        let layout = ImageLayout::new(ImageFormat::Raw, 10, Vec::new()).unwrap();
+        let references = Vec::new();
+        let header = Header { layout, effort: Effort::Store, random_access: true, block_pages, references };
+        let mut bytes = frame::encode(FrameType::Header, 0, &header.write(), 0);
+        let index_offset = bytes.len() as u64;
+        bytes.extend(frame::encode(FrameType::Index, 1, &write_index(&[]), 0));
+        let digest = crate::encode::digest_bytes(xxhash_rust::xxh3::xxh3_128(&[]));
+        let end = End { index_offset, pages: 0, blocks: 0, digest };
+        bytes.extend(frame::encode(FrameType::End, 2, &end.write(), 0));
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&bytes).unwrap();
+        Reader::new(FileMap::from_file(file).unwrap())
+    }
+
+    #[test]
+    fn a_file_without_pages_has_none_to_read() {
+        let reader = empty(100).unwrap();
+        for number in [0, 1, u64::MAX] {
+            let read = reader.page(number, &[], &mut [0; PAGE_SIZE]);
+            assert!(matches!(read, Err(DecodeError::TooLarge { max: 0, .. })), "{read:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_above_the_limit_are_refused() {
+        assert!(matches!(empty(1 << 16), Err(DecodeError::TooLarge { field: "block pages", .. })));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_by_number_and_bytes() {
+        let kept = Recent::new(3, 100, Vec::len);
+        let get = |key: u32, len: usize| kept.get(key, || Ok(vec![0u8; len])).unwrap();
+        let keys = || kept.entries.lock().unwrap().iter().map(|entry| entry.0).collect::<Vec<_>>();
+        for key in 0..5 {
+            get(key, 10);
+        }
+        assert_eq!(keys(), [2, 3, 4]);
+        get(2, 0);
+        get(9, 85);
+        assert_eq!(keys(), [2, 9]);
+        get(10, 1000);
+        assert_eq!(keys(), [10]);
+        get(11, 1);
+        assert_eq!(keys(), [11]);
+    }
+}

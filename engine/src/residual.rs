@@ -219,3 +219,31 @@ pub(crate) fn rebuild<'l>(
     take(&mut page[end..PAGE_SIZE])?;
     Ok(literals)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_piece_is_one_zstd_frame_and_nothing_else() {
+        let (bytes, skippable) = ([7; 100], [0x50, 0x2a, 0x4d, 0x18, 0, 0, 0, 0]);
+        let (_, frame) = compress_list(&bytes).unwrap();
+        let decode = |raw_len, coded: &[u8]| Piece::zstd(raw_len, coded).decode(coded, "test");
+        assert_eq!(decode(100, &frame).unwrap(), bytes);
+        let bad = [
+            (200, [&frame[..], &frame].concat()),
+            (100, [&frame[..], &skippable].concat()),
+            (100, [&skippable[..], &frame].concat()),
+            (100, [&frame[..], &[0]].concat()),
+            (100, frame[..frame.len() - 1].to_vec()),
+            (0, skippable.to_vec()),
+            (0, Vec::new()),
+        ];
+        for (raw_len, coded) in bad {
+            assert!(decode(raw_len, &coded).is_err(), "{coded:x?}");
+        }
+        // A frame of another length, which its header does not tell.
+        assert!(decode(99, &frame).is_err());
+        assert!(decode(101, &frame).is_err());
+    }
+}

@@ -21,8 +21,8 @@ const RANGES: &str = "memory_ranges";
 /// A list with the same use, should the first be missing: `[{"gpa": N, "size": N}]`.
 const MAPPINGS: &str = "guest_ram_mappings";
 
-/// How much of `state.json` we read. Real ones have a few hundred kilobytes.
-pub(super) const MAX_STATE: u64 = 64 << 20;
+/// How much of `state.json` we read. Real ones have a few hundred kilobytes; parsed, two bytes can become 32 and more.
+pub(super) const MAX_STATE: u64 = 8 << 20;
 /// Strings within strings that we look into: real files have one level.
 const MAX_NESTING: u32 = 4;
 

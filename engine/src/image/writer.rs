@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
-use super::{ImageError, ImageLayout, PAGE, spool};
+use super::{ImageError, ImageLayout, PAGE, is_zero, spool};
 
 /// What file to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub struct ImageWriter {
 }
 
 impl ImageWriter {
-    /// A writer to `file`, which is emptied and given its final length.
+    /// A writer to `file`, which is emptied and given its final length, and must be open for reading, too.
     ///
     /// # Errors
     ///
@@ -139,7 +139,14 @@ impl ImageWriter {
                 format!("{} bytes at offset {file_offset} are not between the pages", bytes.len()),
             ));
         }
-        spool::write_data(&self.file, bytes, file_offset)
+        // Zeros can stay holes only where nothing is yet: opaque bytes may be given twice, and then the later ones hold.
+        let mut there = vec![0; bytes.len()];
+        self.file.read_exact_at(&mut there, file_offset)?;
+        if is_zero(&there) {
+            spool::write_data(&self.file, bytes, file_offset)
+        } else {
+            self.file.write_all_at(bytes, file_offset)
+        }
     }
 
     /// The file, say to be synced. Nothing is buffered here.

@@ -43,9 +43,14 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(error) = cause.downcast_ref::<DecodeError>() {
         return Some(code_of_decode(error));
     }
-    match cause.downcast_ref::<ImageError>() {
-        Some(ImageError::Read { .. } | ImageError::Spool { .. } | ImageError::Output { .. }) | None => None,
-        Some(_) => Some(DAMAGED),
+    cause.downcast_ref().and_then(code_of_image)
+}
+
+/// Nothing where it was the system that refused, and not the image.
+fn code_of_image(error: &ImageError) -> Option<u8> {
+    match error {
+        ImageError::Read { .. } | ImageError::Spool { .. } | ImageError::Output { .. } => None,
+        _ => Some(DAMAGED),
     }
 }
 
@@ -53,6 +58,7 @@ fn code_of_decode(error: &DecodeError) -> u8 {
     match error {
         DecodeError::Cancelled => INTERRUPTED,
         DecodeError::Io { .. } => FAILED,
+        DecodeError::Layout(error) => code_of_image(error).unwrap_or(FAILED),
         DecodeError::MissingReference { .. } | DecodeError::Reference { .. } | DecodeError::Digest { .. } => {
             REFERENCE
         }

@@ -112,12 +112,24 @@ pub(crate) fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec
         anyhow::Error::new(error).context(format!("cannot use {} as a reference", plain[at].display()))
     })?;
     for path in packed {
+        // A packed file may need the very file that is being resolved, so those that nobody asks for are left alone.
+        if resolved.missing(header).next().is_none() {
+            break;
+        }
         let others: Vec<PathBuf> =
             paths.iter().map(|path| path.as_ref().to_owned()).filter(|other| other != path).collect();
         let others: Vec<&PathBuf> = others.iter().collect();
-        let image = unpack_to_scratch(path, &others, &Cancel::new())
-            .with_context(|| format!("cannot use {} as a reference", path.display()))?;
-        resolved.offer(header, Reference::memory(image, path.to_string_lossy().into_owned())?);
+        match unpack_to_scratch(path, &others, &Cancel::new()) {
+            Ok(image) => {
+                resolved.offer(header, Reference::memory(image, path.to_string_lossy().into_owned())?);
+            }
+            Err(error) if matches!(error.downcast_ref(), Some(Problem::Reference(_))) => {
+                log::debug!("{}: {error:#}", path.display());
+            }
+            Err(error) => {
+                return Err(error.context(format!("cannot use {} as a reference", path.display())));
+            }
+        }
     }
     let missing: Vec<&ReferenceNeed> = resolved.missing(header).collect();
     if missing.is_empty() {
