@@ -3,9 +3,9 @@
 //! [`Builder`] writes what it is told to, whether that is sensible or not: it is for tests that know what each run of a
 //! block should be, and for streams that a sane encoder would not write. It chooses nothing and compresses badly.
 
+pub mod cases;
 mod coder;
 
-#[cfg(test)]
 pub(crate) use coder::columns;
 pub use coder::{NumberEncoder, PositionsEncoder, RangeEncoder, TreeEncoder};
 

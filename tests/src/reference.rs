@@ -46,7 +46,7 @@ pub type Page = [u8; PAGE];
 /// Which rules a stream is held to. Nothing in a stream says which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// A file stream, as `mig pack` writes it: round 0, each page once and in order, an index before the end.
+    /// A file stream, as `mig pack` writes it: round 0, each page once and in order.
     File,
     /// Any stream: rounds, page sets of many ranges, pages that come again.
     Any,

@@ -171,7 +171,7 @@ fn check_places(segments: &[Segment], file_len: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Reading: a range of addresses may reach beyond 2^64.
+/// Reading: the end of a range of addresses must fit 64 bits.
 fn check_addresses(segments: &[Segment]) -> Result<(), String> {
     let mut end = 0_u128;
     let mut all_before_have_one = true;
@@ -190,6 +190,9 @@ fn check_addresses(segments: &[Segment]) -> Result<(), String> {
             return Err(format!("header segment {number}: address: {address:#x} is below {end:#x}"));
         }
         end = u128::from(address) + u128::from(segment.pages) * PAGE as u128;
+        if end > u128::from(u64::MAX) {
+            return Err(format!("header segment {number}: address: its end {end:#x} does not fit 64 bits"));
+        }
     }
     Ok(())
 }

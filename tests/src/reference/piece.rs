@@ -7,9 +7,9 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::bytes::{Cursor, hash64};
 
-/// Reading: the document has no limit for a zstd frame's window. No piece decodes to more than 2^28 + 64 bytes, so no
-/// frame needs more than the window one power above.
-const MAX_WINDOW: u64 = 1 << 29;
+/// Reading: the largest window that a frame may name, as a power of two (and up to seven eighths more). It is libzstd's own
+/// limit on machines of 64 bits.
+const MAX_WINDOW_LOG: u8 = 31;
 
 /// How a piece is stored and where.
 #[derive(Clone, Debug)]
@@ -62,9 +62,10 @@ fn unpack(coded: &[u8], raw_len: u64) -> Result<Vec<u8>, String> {
     if coded.get(4).is_some_and(|descriptor| descriptor & 0x08 != 0) {
         return Err("zstd: the reserved bit is set".into());
     }
-    let mut source = coded;
+    let fitted = with_fitting_window(coded, raw_len)?;
+    let mut source = &fitted[..];
     let mut decoder = FrameDecoder::new();
-    decoder.set_max_window_size(MAX_WINDOW);
+    decoder.set_max_window_size(u64::MAX);
     // Skippable frames and dictionaries are errors of `init`.
     decoder.init(&mut source).map_err(|e| format!("zstd: {e}"))?;
     let descriptor = coded[4];
@@ -91,6 +92,24 @@ fn unpack(coded: &[u8], raw_len: u64) -> Result<Vec<u8>, String> {
         return Err(format!("zstd: {} bytes after the frame", source.len()));
     }
     Ok(out)
+}
+
+/// The same frame, but with the smallest window that holds `raw_len` bytes, whatever window it names: no more is ever
+/// needed, and ruzstd would reserve what is named.
+fn with_fitting_window(coded: &[u8], raw_len: u64) -> Result<Vec<u8>, String> {
+    let mut coded = coded.to_vec();
+    // RFC 8878, 3.1.1.1.2: a frame of a single segment has no window descriptor.
+    if let [_, _, _, _, descriptor, window, ..] = &mut coded[..]
+        && *descriptor & 0x20 == 0
+    {
+        let log = 10 + (*window >> 3);
+        if log > MAX_WINDOW_LOG {
+            return Err(format!("zstd: a window of 2^{log} bytes"));
+        }
+        let fitting = raw_len.max(1024).next_power_of_two().ilog2() as u8;
+        *window = (fitting - 10) << 3;
+    }
+    Ok(coded)
 }
 
 #[cfg(test)]
@@ -131,6 +150,8 @@ mod tests {
         assert!(unpack(&frame(0x21, &[7, 2]), 2).is_err(), "a dictionary");
         assert!(unpack(&frame(0x20, &[3]), 2).is_err(), "a wrong size");
         assert!(unpack(&frame(0x28, &[2]), 2).is_err(), "the reserved bit");
+        assert_eq!(unpack(&frame(0x00, &[0xaf]), 2), ab, "a window of nearly 4 GiB");
+        assert!(unpack(&frame(0x00, &[0xb0]), 2).is_err(), "a window of 4 GiB");
         assert!(unpack(&frame(0x00, &[0xf8]), 2).is_err(), "a window of 2 TiB");
         let mut summed = frame(0x24, &[2]);
         summed.extend([0, 0, 0, 0]);

@@ -2,7 +2,7 @@
 
 use super::bytes::Cursor;
 
-const MAX_BLOCKS: u64 = 1 << 24;
+const MAX_BLOCKS: u64 = 1 << 22;
 
 /// Where a block is and which pages it holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

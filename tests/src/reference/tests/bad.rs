@@ -37,8 +37,7 @@ fn order_of_frames() {
     refused(two.bytes(), &[], "second header");
     let mut late = builder.clone();
     late.opaque(2 * 4096, b"tail", false);
-    assert!(!decode(late.bytes(), &[]).unwrap().complete, "a block may follow");
-    refused(&late.finish(), &[], "after the last block");
+    assert!(decode(&late.finish(), &[]).unwrap().complete, "opaque frames and blocks follow in any order");
     let mut after = builder.clone();
     let index = after.index();
     let mut again = after.clone();
@@ -55,7 +54,7 @@ fn order_of_frames() {
     refused(&stray, &[], "frame head");
     let mut none = builder.clone();
     none.end(0);
-    refused(none.bytes(), &[], "should have an index");
+    assert!(decode(none.bytes(), &[]).unwrap().complete, "an index may be missing");
     refused(&good().finish(), &[], "end pages");
     for (first, pages) in [(0, 1), (0, 2)] {
         let mut builder = good();
@@ -124,6 +123,7 @@ fn headers() {
         ("above 1099511627776", &|h| h.segments[0].1 = (1 << 40) + 1),
         ("multiple of 4096", &|h| h.segments[0].2 = 4096),
         ("one without comes before", &|h| h.segments = vec![(0, 1, 0), (4096, 1, 1)]),
+        ("does not fit", &|h| h.segments[0].2 = u64::MAX - 4 * 4096 + 2),
         ("is below", &|h| h.segments = vec![(0, 2, 0x1001), (8192, 2, 0x2001)]),
         ("is below", &|h| h.segments = vec![(0, 2, 0x4001), (8192, 2, 0x2001)]),
         ("kind", &|h| h.references[0].0 = 2),
@@ -139,7 +139,7 @@ fn headers() {
         &|h| h.segments = vec![(4096, 3, 0), (0, 1, 0)],
         &|h| h.references[0].3 = "x".repeat(4096),
         &|h| h.references = vec![(0, [0; 16], 0, String::new()); 64],
-        &|h| h.segments[0].2 = u64::MAX - 4094,
+        &|h| h.segments[0].2 = u64::MAX - 5 * 4096 + 2,
         &|h| h.segments = vec![(8192, 2, 0x1001), (4096, 1, 0x3001), (0, 1, 0)],
     ] {
         assert!(decode(&with(fine), &[]).is_ok());
@@ -359,7 +359,7 @@ fn indexes_and_ends() {
         &[2, a, 0, 2, b, 0],
         &[2, a, 0, 2, b, 0, 1, 0],
         &[2, a, 0, 2, u64::MAX, 0, 1],
-        &[(1 << 24) + 1],
+        &[(1 << 22) + 1],
     ] {
         refused(&index(values), &[], "index");
     }
