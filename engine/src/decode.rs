@@ -24,7 +24,7 @@ use crate::longmatch::Match;
 use crate::matches::{self, MatchLists};
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
 use crate::refs::Reference;
-use crate::residual::rebuild;
+use crate::residual::{PackedGroup, spread_literals};
 
 /// Pages put together, fingerprinted and stored at a time: they stay in the cache in between.
 const BATCH_PAGES: u64 = 64;
@@ -75,16 +75,15 @@ pub struct ParsedBlock {
     residual: Vec<Residual>,
     /// The frame's data, as it came.
     data: Vec<u8>,
-    /// The literals of each group.
-    literals: Vec<Literals>,
+    groups: Vec<GroupData>,
     checks: Option<Range<usize>>,
 }
 
 /// A group's literals: in the frame's data, or decoded from it.
 #[derive(Debug)]
-enum Literals {
+enum GroupData {
     Stored(Range<usize>),
-    Decoded(Vec<u8>),
+    Packed(PackedGroup),
 }
 
 /// A residual page and where its literals are.
@@ -92,7 +91,9 @@ enum Literals {
 pub(crate) struct Residual {
     pub(crate) page: u64,
     pub(crate) group: usize,
-    /// Where the literals start in the group, and their length in bytes.
+    /// Its place in the group.
+    pub(crate) nth: usize,
+    /// Where the literals start in a group that is stored, and their length in bytes.
     pub(crate) start: usize,
     pub(crate) len: usize,
 }
@@ -122,12 +123,21 @@ impl ParsedBlock {
         self.block.round
     }
 
-    fn literals_of(&self, residual: &Residual) -> &[u8] {
-        let group = match &self.literals[residual.group] {
-            Literals::Stored(range) => &self.data[range.clone()],
-            Literals::Decoded(bytes) => bytes,
-        };
-        &group[residual.start..residual.start + residual.len]
+    /// Puts the literals of a residual page in their places; `index` is its place among those.
+    fn load(&self, level: Level, index: usize, page: &mut Page) {
+        let residual = &self.residual[index];
+        match &self.groups[residual.group] {
+            GroupData::Stored(range) => {
+                let literals = &self.data[range.clone()][residual.start..residual.start + residual.len];
+                spread_literals(literals, self.matches.of_page(index), page);
+            }
+            GroupData::Packed(group) => group.unpack(level, residual.nth, page),
+        }
+    }
+
+    /// A residual page's place among those.
+    fn residual_index(&self, page: u64) -> Option<usize> {
+        self.residual.binary_search_by_key(&page, |residual| residual.page).ok()
     }
 }
 
@@ -184,12 +194,20 @@ impl<'a> BlockDecoder<'a> {
         let coded: Vec<Range<usize>> = block.groups.iter().map(|group| next(group.piece.coded_len)).collect();
         let decode = |(group, coded): (&Group, Range<usize>)| {
             Ok(match group.piece.codec {
-                Codec::Raw => Literals::Stored(coded),
-                Codec::Zstd => Literals::Decoded(group.piece.decode(&data[coded], "group")?),
+                Codec::Raw => GroupData::Stored(coded),
+                Codec::Zstd | Codec::Words => {
+                    GroupData::Packed(PackedGroup::decode(&group.piece, &data[coded], group.pages)?)
+                }
             })
         };
-        let literals = block.groups.par_iter().zip(coded).map(decode).collect::<Result<_, DecodeError>>()?;
-        Ok(ParsedBlock { block, runs, matches, residual, data, literals, checks })
+        let groups: Vec<GroupData> =
+            block.groups.par_iter().zip(coded).map(decode).collect::<Result<_, DecodeError>>()?;
+        for (index, residual) in residual.iter().enumerate() {
+            if let GroupData::Packed(group) = &groups[residual.group] {
+                group.check_matches(residual.nth, matches.of_page(index))?;
+            }
+        }
+        Ok(ParsedBlock { block, runs, matches, residual, data, groups, checks })
     }
 
     /// Second step: rebuilds a block's pages, stores them and verifies them. Blocks come in stream order. Runs on
@@ -247,75 +265,74 @@ impl<'a> BlockDecoder<'a> {
         block: &ParsedBlock,
         store: &impl PageStore,
     ) -> Result<Vec<Option<Box<Page>>>, DecodeError> {
-        let build = |index: usize| -> Result<Option<Box<Page>>, DecodeError> {
+        let build = |index: usize| -> Result<(Option<Box<Page>>, Vec<Pending>), DecodeError> {
             let matches = block.matches.of_page(index);
+            let mut pending = Vec::new();
             if matches.is_empty() {
-                return Ok(None);
+                return Ok((None, pending));
             }
             let mut page = Box::new([0; PAGE_SIZE]);
-            let literals = block.literals_of(&block.residual[index]);
-            rebuild(literals, matches, &mut page, |found, to| self.copy_match(block, found, to, store))?;
-            Ok(Some(page))
+            block.load(self.level, index, &mut page);
+            for &found in matches {
+                if let Some(from) = self.copy_match(block, index, found, &mut page, store)? {
+                    pending.push(Pending { index, from, found });
+                }
+            }
+            Ok((Some(page), pending))
         };
-        let mut built: Vec<Option<Box<Page>>> =
-            (0..block.residual.len()).into_par_iter().map(build).collect::<Result<_, _>>()?;
-        // Sources within the block: now that all else is there, in order.
-        for index in 0..block.residual.len() {
-            for found in block.matches.of_page(index) {
-                let source = found.source / PAGE_WORDS as u64;
-                if found.space != 0 || block.block.pages.ordinal_of(source).is_none() {
-                    continue;
-                }
-                let from = block
-                    .residual
-                    .binary_search_by_key(&source, |residual| residual.page)
-                    .ok()
-                    .filter(|&from| from < index)
-                    .ok_or(invalid("long matches", "a source is not an earlier residual page"))?;
-                let (before, rest) = built.split_at_mut(index);
-                let from = match &before[from] {
-                    Some(page) => page.as_slice(),
-                    None => block.literals_of(&block.residual[from]),
-                };
-                let start = (found.source % PAGE_WORDS as u64) as usize * 8;
-                let (to, len) = (usize::from(found.start) * 8, usize::from(found.words) * 8);
-                if let Some(page) = &mut rest[0] {
-                    page[to..to + len].copy_from_slice(&from[start..start + len]);
-                }
+        let built: Vec<_> =
+            (0..block.residual.len()).into_par_iter().map(build).collect::<Result<_, DecodeError>>()?;
+        let (mut built, pending): (Vec<_>, Vec<_>) = built.into_iter().unzip();
+        // Sources that have matches themselves: now that all else is there, in order.
+        for Pending { index, from, found } in pending.into_iter().flatten() {
+            let (before, rest) = built.split_at_mut(index);
+            if let (Some(from), Some(page)) = (&before[from], &mut rest[0]) {
+                page[found.bytes()].copy_from_slice(&from[found.source_bytes()]);
             }
         }
         Ok(built)
     }
 
-    /// Copies a match from outside the block; matches from inside are left for later.
+    /// Copies a match into the residual page with this index, unless its source is a page of this block that has
+    /// matches itself; then it gives that page's index.
     fn copy_match(
         &self,
         block: &ParsedBlock,
-        found: &Match,
-        to: &mut [u8],
+        index: usize,
+        found: Match,
+        to: &mut Page,
         store: &impl PageStore,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<Option<usize>, DecodeError> {
         let page = found.source / PAGE_WORDS as u64;
-        let offset = (found.source % PAGE_WORDS as u64) as usize * 8;
+        let to = &mut to[found.bytes()];
+        let mut scratch = [0; PAGE_SIZE];
         if found.space > 0 {
             let index = usize::from(found.space) - 1;
             if self.header.references.get(index).is_none_or(|need| page >= need.blocks) {
                 return Err(invalid("long matches", "a source is beyond its reference"));
             }
-            let mut scratch = [0; PAGE_SIZE];
             let from = self.reference_page(index, page, &mut scratch)?;
-            to.copy_from_slice(&from[offset..offset + to.len()]);
-            return Ok(());
+            to.copy_from_slice(&from[found.source_bytes()]);
+            return Ok(None);
         }
         if page >= self.header.layout.page_count() {
             return Err(invalid("long matches", "a source is beyond the memory"));
         }
-        if block.block.pages.ordinal_of(page).is_some() {
-            return Ok(());
+        if block.block.pages.ordinal_of(page).is_none() {
+            let read = store.read(page, found.source_bytes().start, to);
+            read.map_err(|source| DecodeError::Io { what: "reading earlier pages", source })?;
+            return Ok(None);
         }
-        store
-            .read(page, offset, to)
-            .map_err(|source| DecodeError::Io { what: "reading earlier pages", source })
+        let from = block
+            .residual_index(page)
+            .filter(|&from| from < index)
+            .ok_or(invalid("long matches", "a source is not an earlier residual page"))?;
+        if !block.matches.of_page(from).is_empty() {
+            return Ok(Some(from));
+        }
+        block.load(self.level, from, &mut scratch);
+        to.copy_from_slice(&scratch[found.source_bytes()]);
+        Ok(None)
     }
 
     fn reference_page<'p>(
@@ -426,8 +443,8 @@ impl<'a> BlockDecoder<'a> {
             Settled::Duplicate { source } => {
                 let source = source + offset;
                 if pages.block.block.pages.ordinal_of(source).is_some() {
-                    *to = *pages
-                        .residual_page(source)
+                    pages
+                        .load(self.level, source, to)
                         .ok_or(invalid("columns", "a duplicate's source in its own block is not residual"))?;
                 } else {
                     let read = store.read(source, 0, to);
@@ -436,11 +453,19 @@ impl<'a> BlockDecoder<'a> {
             }
             Settled::Residual => {
                 let number = pages.block.block.pages.page_at(ordinal);
-                *to = *pages.residual_page(number).ok_or(invalid("columns", "a residual page is missing"))?;
+                let page = pages.load(self.level, number, to);
+                page.ok_or(invalid("columns", "a residual page is missing"))?;
             }
         }
         Ok(())
     }
+}
+
+/// A match whose source page is being rebuilt, too.
+struct Pending {
+    index: usize,
+    from: usize,
+    found: Match,
 }
 
 /// Buffers of one task.
@@ -456,12 +481,14 @@ struct Pages<'p> {
 }
 
 impl Pages<'_> {
-    fn residual_page(&self, page: u64) -> Option<&Page> {
-        let index = self.block.residual.binary_search_by_key(&page, |residual| residual.page).ok()?;
+    /// Copies a page; none if it is not a residual page of the block.
+    fn load(&self, level: Level, page: u64, to: &mut Page) -> Option<()> {
+        let index = self.block.residual_index(page)?;
         match &self.built[index] {
-            Some(page) => Some(page),
-            None => self.block.literals_of(&self.block.residual[index]).first_chunk(),
+            Some(page) => *to = **page,
+            None => self.block.load(level, index, to),
         }
+        Some(())
     }
 
     /// The runs from the one that holds `ordinal` on; the first with the number of its pages before that.
@@ -549,11 +576,12 @@ pub(crate) fn place(
         let found = block.groups.get(*group).filter(|found| found.class == class);
         let found = found.ok_or(invalid("groups", "a class has more pages than its groups"))?;
         let len = PAGE_SIZE - matches.covered(index) * 8;
-        residual.push(Residual { page, group: *group, start: *start, len });
+        residual.push(Residual { page, group: *group, nth: *taken as usize, start: *start, len });
         *start += len;
         *taken += 1;
         if *taken == found.pages {
-            if *start as u64 != found.piece.raw_len {
+            // Of packed groups, the masks tell.
+            if found.piece.codec == Codec::Raw && *start as u64 != found.piece.raw_len {
                 return Err(invalid("groups", "a group's length is not that of its pages"));
             }
             (*group, *taken, *start) = (*group + 1, 0, 0);

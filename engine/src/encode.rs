@@ -539,14 +539,20 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     ) -> Result<(Piece, Vec<Part<'a>>), EncodeError> {
         if class != Class::Incompressible && self.recipe.compresses() {
             let mut coder = self.coders.take()?;
-            coder.literals.reserve(pages.len() * PAGE_SIZE);
+            coder.reserve(pages.len());
             for &index in pages {
-                let page = self.page(block.residual[index].page);
-                push_literals(page, matches.of_page(index), &mut coder.literals);
+                coder.push(self.level, self.page(block.residual[index].page), matches.of_page(index));
             }
             let (piece, coded) = match coder.compress()? {
                 Some(coded) => coded,
-                None => (Piece::raw(coder.literals.len()), coder.literals.clone()),
+                None => {
+                    let mut literals = Vec::new();
+                    for &index in pages {
+                        let page = self.page(block.residual[index].page);
+                        push_literals(page, matches.of_page(index), &mut literals);
+                    }
+                    (Piece::raw(literals.len()), literals)
+                }
             };
             self.coders.put(coder);
             return Ok((piece, vec![Part::Owned(coded)]));

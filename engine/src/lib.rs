@@ -37,6 +37,7 @@ mod refs;
 mod residual;
 mod settle;
 mod source;
+mod table;
 mod unpack;
 mod worker;
 

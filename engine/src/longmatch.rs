@@ -11,9 +11,12 @@
 //! runs in stream order, and [`matches_of`] compares and extends in parallel again. Older memory images are sampled
 //! before all that ([`Finder::learn`]), more thinly: they are as large as the guest, and the table is not.
 
+use std::ops::Range;
+
 use mig_simd::{Level, word_diff};
 
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
+use crate::table::Table;
 
 /// Table slots at most, as a power of two: 64 MiB, whatever the size of the guest.
 const MAX_TABLE_BITS: u32 = 23;
@@ -47,6 +50,26 @@ pub(crate) struct Match {
     pub(crate) source: u64,
 }
 
+impl Match {
+    /// The words that are covered.
+    pub(crate) fn words(&self) -> Range<usize> {
+        let start = usize::from(self.start);
+        start..start + usize::from(self.words)
+    }
+
+    /// The bytes of the source page that they come from.
+    pub(crate) fn source_bytes(&self) -> Range<usize> {
+        let start = (self.source % PAGE_WORDS as u64) as usize * 8;
+        start..start + usize::from(self.words) * 8
+    }
+
+    /// The bytes that are covered.
+    pub(crate) fn bytes(&self) -> Range<usize> {
+        let words = self.words();
+        words.start * 8..words.end * 8
+    }
+}
+
 /// A place that may match.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate {
@@ -67,7 +90,7 @@ pub(crate) trait Sources {
 /// Samples of all residual pages so far.
 #[derive(Debug)]
 pub(crate) struct Finder {
-    table: Vec<u64>,
+    table: Table,
     /// The bits of a hash above these choose its slot.
     shift: u32,
 }
@@ -76,7 +99,7 @@ impl Finder {
     /// A table for a guest of `page_count` pages.
     pub(crate) fn new(page_count: u64) -> Self {
         let bits = (page_count.max(64).ilog2() + 1 + PAGE_SLOT_BITS).min(MAX_TABLE_BITS);
-        Finder { table: vec![0; 1 << bits], shift: 64 - bits }
+        Finder { table: Table::new(1 << bits), shift: 64 - bits }
     }
 
     /// Adds a page's anchors without looking them up: of an older image, say. `positions` and `hashes` are as

@@ -14,13 +14,14 @@ use crate::columns::{self, Addressing, Run, Settled};
 use crate::decode::{Residual, check_random_access, check_runs, place, residual_pages};
 use crate::error::DecodeError;
 use crate::format::Header;
-use crate::format::block::Block;
+use crate::format::block::{Block, Codec};
 use crate::format::frame::{FrameHeader, FrameType, HEADER_LEN};
 use crate::format::index::{END_FRAME_LEN, End, IndexEntry, read_index};
 use crate::map::FileMap;
 use crate::matches::MatchLists;
 use crate::page::{PAGE_SIZE, Page};
 use crate::refs::Reference;
+use crate::residual::PackedGroup;
 use crate::unpack::DecodeLimits;
 
 /// Blocks whose columns are kept decoded: of our packer's, some 80 KiB each.
@@ -38,7 +39,7 @@ pub struct Reader {
     index: Vec<IndexEntry>,
     level: Level,
     blocks: Recent<usize, OpenBlock>,
-    groups: Recent<(usize, usize), Vec<u8>>,
+    groups: Recent<(usize, usize), PackedGroup>,
 }
 
 /// A block's columns, decoded.
@@ -118,7 +119,7 @@ impl Reader {
             index,
             level: Level::best(),
             blocks: Recent::new(OPEN_BLOCKS, OPEN_BLOCK_BYTES, OpenBlock::bytes),
-            groups: Recent::new(OPEN_GROUPS, OPEN_GROUP_BYTES, Vec::len),
+            groups: Recent::new(OPEN_GROUPS, OPEN_GROUP_BYTES, PackedGroup::len),
             map,
         })
     }
@@ -217,9 +218,14 @@ impl Reader {
         let piece = &block.block.groups[residual.group].piece;
         let coded = &self.map.bytes()[block.groups[residual.group].clone()];
         let key = (block.first_page as usize, residual.group);
-        let literals = self.groups.get(key, || piece.decode(coded, "group"))?;
-        let bytes = literals[residual.start..].first_chunk();
-        *out = *bytes.ok_or(invalid("groups", "a page ends beyond its group"))?;
+        if piece.codec == Codec::Raw {
+            let bytes = coded[residual.start..].first_chunk();
+            *out = *bytes.ok_or(invalid("groups", "a page ends beyond its group"))?;
+            return Ok(());
+        }
+        let pages = block.block.groups[residual.group].pages;
+        let group = self.groups.get(key, || PackedGroup::decode(piece, coded, pages))?;
+        group.unpack(self.level, residual.nth, out);
         Ok(())
     }
 }

@@ -1,19 +1,21 @@
 //! Residual groups: pages of one class, coded together.
 //!
-//! What a group stores is the literal words of its pages, those that no long match covers, one page after the
-//! other. zstd codes them at its own low levels; other parameters, and everything word-wise that was tried in front
-//! of it, did not pay (`docs/benchmarks.md`). A group that does not shrink is stored as it is.
+//! What a group holds is the literal words of its pages, those that no long match covers. A quarter of them and more
+//! are zero, scattered between pointers and counters: they are told by a mask of 64 bytes a page, and zstd codes the others,
+//! at its own low levels, and then the masks. That is smaller and faster than zstd on all words; what else was tried is
+//! in `docs/benchmarks.md`. A group that does not shrink is stored as it is.
 
 use crossbeam::queue::ArrayQueue;
+use mig_simd::{Level, word_diff, word_patch};
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
 
 use crate::error::{DecodeError, EncodeError};
-use crate::format::block::{Codec, Piece};
+use crate::format::block::{Codec, MASK_LEN, Piece};
 use crate::longmatch::{Match, Search};
 use crate::options::Effort;
-use crate::page::{PAGE_SIZE, Page};
+use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 
 /// How a zstd frame begins; skippable ones begin otherwise.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -61,10 +63,22 @@ impl Recipe {
 /// What coding a group takes, kept for the next one: zstd's tables, and buffers whose memory is there already.
 pub(crate) struct GroupCoder {
     compressor: Option<Compressor<'static>>,
-    /// The group's literals, to be filled before [`GroupCoder::compress`].
-    pub(crate) literals: Vec<u8>,
+    /// Words of the pages so far that are neither zero nor covered by matches.
+    words: Vec<u8>,
+    /// Which words they are.
+    masks: Vec<u8>,
+    /// Bytes of literals, zero or not.
+    literal_len: usize,
+    scratch: Box<Scratch>,
     coded: Vec<u8>,
 }
+
+struct Scratch {
+    page: Page,
+    words: [u64; PAGE_WORDS],
+}
+
+const ZERO: Page = [0; PAGE_SIZE];
 
 /// Idle group coders; there are never more than threads that code at once.
 pub(crate) struct GroupCoders {
@@ -83,14 +97,18 @@ impl GroupCoders {
         GroupCoders { recipe, idle: ArrayQueue::new(64) }
     }
 
-    /// A coder with empty literals.
+    /// A coder without pages.
     pub(crate) fn take(&self) -> Result<GroupCoder, EncodeError> {
         if let Some(mut coder) = self.idle.pop() {
-            coder.literals.clear();
+            coder.words.clear();
+            coder.masks.clear();
+            coder.literal_len = 0;
             return Ok(coder);
         }
         let compressor = self.recipe.zstd.map(new_compressor).transpose()?;
-        Ok(GroupCoder { compressor, literals: Vec::new(), coded: Vec::new() })
+        let scratch = Box::new(Scratch { page: ZERO, words: [0; PAGE_WORDS] });
+        let (words, masks, coded) = Default::default();
+        Ok(GroupCoder { compressor, words, masks, literal_len: 0, scratch, coded })
     }
 
     /// Gives a coder back.
@@ -110,17 +128,47 @@ fn new_compressor(level: i32) -> Result<Compressor<'static>, EncodeError> {
 }
 
 impl GroupCoder {
-    /// Codes the literals; `None` if they do not shrink.
+    /// Makes room for so many pages at once.
+    pub(crate) fn reserve(&mut self, pages: usize) {
+        self.words.reserve(pages * (PAGE_SIZE + MASK_LEN));
+        self.masks.reserve(pages * MASK_LEN);
+    }
+
+    /// Adds the next page of the group.
+    pub(crate) fn push(&mut self, level: Level, page: &Page, matches: &[Match]) {
+        let Scratch { page: rest, words } = &mut *self.scratch;
+        self.literal_len += PAGE_SIZE;
+        let page = if matches.is_empty() {
+            page
+        } else {
+            *rest = *page;
+            for found in matches {
+                rest[found.bytes()].fill(0);
+                self.literal_len -= found.bytes().len();
+            }
+            rest
+        };
+        let mut mask = [0; 8];
+        let count = word_diff(level, page, &ZERO, &mut mask, words);
+        // Nothing to do where words are little-endian already.
+        words[..count].iter_mut().for_each(|word| *word = word.to_le());
+        self.words.extend_from_slice(bytemuck::cast_slice(&words[..count]));
+        mask.iter().for_each(|bits| self.masks.extend_from_slice(&bits.to_le_bytes()));
+    }
+
+    /// Codes the pages; `None` if their literals do not shrink.
     pub(crate) fn compress(&mut self) -> Result<Option<(Piece, Vec<u8>)>, EncodeError> {
         let Some(compressor) = &mut self.compressor else { return Ok(None) };
+        self.words.append(&mut self.masks);
         self.coded.clear();
-        self.coded.reserve(zstd::zstd_safe::compress_bound(self.literals.len()));
-        let len = compressor.compress_to_buffer(&self.literals, &mut self.coded);
+        self.coded.reserve(zstd::zstd_safe::compress_bound(self.words.len()));
+        let len = compressor.compress_to_buffer(&self.words, &mut self.coded);
         let len = len.map_err(|error| EncodeError::Zstd(error.to_string()))?;
-        if len >= self.literals.len() {
+        if len >= self.literal_len {
             return Ok(None);
         }
-        Ok(Some((Piece::zstd(self.literals.len(), &self.coded), self.coded.clone())))
+        let piece = Piece { codec: Codec::Words, ..Piece::zstd(self.words.len(), &self.coded) };
+        Ok(Some((piece, self.coded.clone())))
     }
 }
 
@@ -149,7 +197,7 @@ impl Piece {
     pub(crate) fn decode(&self, coded: &[u8], field: &'static str) -> Result<Vec<u8>, DecodeError> {
         match self.codec {
             Codec::Raw => Ok(coded.to_vec()),
-            Codec::Zstd => {
+            Codec::Zstd | Codec::Words => {
                 if xxh3_64(coded) != self.checksum {
                     return Err(DecodeError::Checksum { field });
                 }
@@ -183,41 +231,80 @@ pub(crate) fn push_literals(page: &Page, matches: &[Match], out: &mut Vec<u8>) {
     out.extend_from_slice(&page[end..]);
 }
 
-/// Puts a page together from literals and matches; returns the literal bytes left.
-///
-/// `copy` fills words from a match's source.
-///
-/// # Errors
-///
-/// Too few literals, or what `copy` gives.
-pub(crate) fn rebuild<'l>(
-    mut literals: &'l [u8],
-    matches: &[Match],
-    page: &mut Page,
-    mut copy: impl FnMut(&Match, &mut [u8]) -> Result<(), DecodeError>,
-) -> Result<&'l [u8], DecodeError> {
-    let mut take = |to: &mut [u8]| match literals.split_at_checked(to.len()) {
-        Some((head, rest)) => {
-            to.copy_from_slice(head);
-            literals = rest;
-            Ok(())
+/// The nonzero words of a group's pages, and which they are: what [`Codec::Words`] decodes to.
+#[derive(Debug)]
+pub(crate) struct PackedGroup {
+    /// Words of all pages, then the masks.
+    bytes: Vec<u8>,
+    /// Where each page's words start, and where those of the last one end.
+    starts: Vec<u32>,
+}
+
+impl PackedGroup {
+    /// Decodes a group of so many pages.
+    pub(crate) fn decode(piece: &Piece, coded: &[u8], pages: u32) -> Result<Self, DecodeError> {
+        let bytes = piece.decode(coded, "group")?;
+        let wrong =
+            DecodeError::Invalid { field: "groups", why: "a group's length is not that of its pages" };
+        let Some(end) = bytes.len().checked_sub(pages as usize * MASK_LEN) else { return Err(wrong) };
+        let mut start = 0u32; // at most 2^16 pages of 2^12 bytes
+        let mut starts = Vec::with_capacity(pages as usize + 1);
+        starts.push(start);
+        for mask in bytes[end..].as_chunks::<MASK_LEN>().0 {
+            start +=
+                8 * mask.as_chunks().0.iter().map(|&bits| u64::from_le_bytes(bits).count_ones()).sum::<u32>();
+            starts.push(start);
         }
-        None => Err(DecodeError::Truncated {
-            field: "group",
-            needed: to.len() as u64,
-            left: literals.len() as u64,
-        }),
-    };
+        if start as usize != end {
+            return Err(wrong);
+        }
+        Ok(PackedGroup { bytes, starts })
+    }
+
+    /// Which words of a page are here; `nth` is its place in the group.
+    fn mask(&self, nth: usize) -> [u64; 8] {
+        let masks = self.starts[self.starts.len() - 1] as usize;
+        let mask = &self.bytes[masks + nth * MASK_LEN..][..MASK_LEN];
+        let mut words = mask.as_chunks().0.iter().map(|&bits| u64::from_le_bytes(bits));
+        std::array::from_fn(|_| words.next().unwrap_or_default())
+    }
+
+    /// Puts a page together: its words that are here, and zeros everywhere else.
+    pub(crate) fn unpack(&self, level: Level, nth: usize, page: &mut Page) {
+        let words = &self.bytes[self.starts[nth] as usize..];
+        let patched = word_patch(level, &ZERO, &self.mask(nth), words, page);
+        debug_assert!(patched.is_ok(), "the starts are those of the masks");
+    }
+
+    /// Checks that no word is here that a match covers.
+    pub(crate) fn check_matches(&self, nth: usize, matches: &[Match]) -> Result<(), DecodeError> {
+        let mask = self.mask(nth);
+        for word in matches.iter().flat_map(Match::words) {
+            if mask[word / 64] >> (word % 64) & 1 != 0 {
+                let why = "a word that a long match covers is in its group";
+                return Err(DecodeError::Invalid { field: "groups", why });
+            }
+        }
+        Ok(())
+    }
+
+    /// Memory that it takes, about.
+    pub(crate) fn len(&self) -> usize {
+        self.bytes.len() + size_of_val(&*self.starts)
+    }
+}
+
+/// Spreads a page's literals over what its matches leave; the rest stays as it was.
+///
+/// `literals` are as long as that.
+pub(crate) fn spread_literals(mut literals: &[u8], matches: &[Match], page: &mut Page) {
     let mut end = 0;
     for found in matches {
-        let start = usize::from(found.start) * 8;
-        let after = start + usize::from(found.words) * 8;
-        take(&mut page[end..start])?;
-        copy(found, &mut page[start..after])?;
-        end = after;
+        let (head, rest) = literals.split_at(found.bytes().start - end);
+        page[end..found.bytes().start].copy_from_slice(head);
+        (literals, end) = (rest, found.bytes().end);
     }
-    take(&mut page[end..PAGE_SIZE])?;
-    Ok(literals)
+    page[end..].copy_from_slice(literals);
 }
 
 #[cfg(test)]

@@ -67,9 +67,11 @@ fn diff(level: Level, one: &Page, two: &Page) {
         assert_eq!(mask[at / 64] >> (at % 64) & 1 == 1, a != b, "{level}: word {at}");
     }
     let mut back = [0x5a; PAGE_SIZE];
-    word_patch(level, two, &mask, &words[..count], &mut back).expect("as many words as bits");
+    let words: Vec<u8> = words[..count].iter().flat_map(|word| word.to_le_bytes()).collect();
+    word_patch(level, two, &mask, &words, &mut back).expect("as many words as bits");
     assert!(back == *one, "{level}");
     assert!(
-        word_patch(level, two, &mask, &words[..count.saturating_sub(1)], &mut back).is_err() || count == 0
+        word_patch(level, two, &mask, &words[..words.len().saturating_sub(1)], &mut back).is_err()
+            || count == 0
     );
 }

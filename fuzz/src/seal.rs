@@ -143,7 +143,7 @@ impl Walk<'_> {
     fn piece(&mut self) -> Option<PieceAt> {
         let codec = self.byte()?;
         let raw_len = self.varint()?;
-        if codec != 1 {
+        if codec == 0 {
             return Some(PieceAt { checksum_at: None, coded_len: raw_len });
         }
         let coded_len = self.varint()?;

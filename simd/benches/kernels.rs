@@ -108,10 +108,11 @@ fn in_cache(criterion: &mut Criterion) {
             });
         });
         let count = word_diff(level, &pages(&changed)[0], &pages(&memory)[0], &mut mask, &mut words);
+        let packed: &[u8] = bytemuck::cast_slice(&words[..count]);
         group.bench_function(format!("word_patch/{level}"), |bench| {
             bench.iter(|| {
                 for base in pages(&memory) {
-                    let patched = word_patch(level, base, &mask, black_box(&words[..count]), &mut copy);
+                    let patched = word_patch(level, base, &mask, black_box(packed), &mut copy);
                     patched.expect("the words go with the mask");
                 }
             });

@@ -100,7 +100,7 @@ pub struct Block {
     pub matches: Option<Vec<Vec<LongMatch>>>,
     /// Whether it has checks.
     pub checks: bool,
-    /// Whether pieces, other than checks, are zstd.
+    /// Whether pieces, other than checks, are zstd; groups then of packed words.
     pub zstd: bool,
     /// The most pages of a group; 0 for no limit.
     pub group_pages: usize,
@@ -219,15 +219,23 @@ impl Builder {
                 (0..residual.len()).filter(|&place| block.classes[place] == class).collect();
             let most = if block.group_pages == 0 { usize::MAX } else { block.group_pages };
             for places in places.chunks(most) {
-                let literals: Vec<u8> = places.iter().flat_map(|&place| literals[place].clone()).collect();
-                groups.push((class, places.len() as u64, literals));
+                let raw: Vec<u8> = places.iter().flat_map(|&place| literals[place].clone()).collect();
+                let pages = places.iter().map(|&place| {
+                    let matches = block.matches.as_ref().map_or(&[][..], |all| &all[place]);
+                    (&block.truth[residual[place]], matches)
+                });
+                groups.push((class, places.len() as u64, raw, packed(pages)));
             }
         }
         varint(&mut meta, groups.len() as u64);
-        for (class, pages, literals) in groups {
+        for (class, pages, raw, packed) in groups {
             meta.push(class);
             varint(&mut meta, pages);
-            piece(&mut meta, &mut data, &literals, block.zstd);
+            if block.zstd {
+                zstd_piece(&mut meta, &mut data, 2, &packed);
+            } else {
+                piece(&mut meta, &mut data, &raw, false);
+            }
         }
         (meta, data)
     }
@@ -291,22 +299,47 @@ pub fn zstd(raw: &[u8]) -> Vec<u8> {
 }
 
 fn piece(meta: &mut Vec<u8>, data: &mut Vec<u8>, raw: &[u8], compress: bool) {
-    meta.push(u8::from(compress));
-    varint(meta, raw.len() as u64);
     if compress {
-        let coded = zstd(raw);
-        varint(meta, coded.len() as u64);
-        meta.extend(xxh3_64(&coded).to_le_bytes());
-        data.extend(coded);
-    } else {
-        data.extend(raw);
+        return zstd_piece(meta, data, 1, raw);
     }
+    meta.push(0);
+    varint(meta, raw.len() as u64);
+    data.extend(raw);
+}
+
+/// A piece of codec 1 or 2.
+fn zstd_piece(meta: &mut Vec<u8>, data: &mut Vec<u8>, codec: u8, raw: &[u8]) {
+    let coded = zstd(raw);
+    meta.push(codec);
+    varint(meta, raw.len() as u64);
+    varint(meta, coded.len() as u64);
+    meta.extend(xxh3_64(&coded).to_le_bytes());
+    data.extend(coded);
+}
+
+fn is_covered(word: u64, matches: &[LongMatch]) -> bool {
+    matches.iter().any(|m| (m.start..m.start + m.words).contains(&word))
 }
 
 fn uncovered(page: &Page, matches: &[LongMatch]) -> Vec<u8> {
-    let is_covered = |word: u64| matches.iter().any(|m| (m.start..m.start + m.words).contains(&word));
     let words = page.chunks_exact(8).zip(0..);
-    words.filter(|&(_, word)| !is_covered(word)).flat_map(|(bytes, _)| bytes.to_vec()).collect()
+    words.filter(|&(_, word)| !is_covered(word, matches)).flat_map(|(bytes, _)| bytes.to_vec()).collect()
+}
+
+/// What a group of codec 2 decodes to. Of the words that are 0, one in 64 is stored all the same: that is allowed.
+fn packed<'a>(pages: impl Iterator<Item = (&'a Page, &'a [LongMatch])>) -> Vec<u8> {
+    let (mut words, mut masks) = (vec![], vec![]);
+    for (page, matches) in pages {
+        let mut mask = [0; 64];
+        for (bytes, word) in page.chunks_exact(8).zip(0..) {
+            if !is_covered(word, matches) && (bytes != [0; 8] || word % 64 == 5) {
+                words.extend(bytes);
+                mask[word as usize / 8] |= 1 << (word % 8);
+            }
+        }
+        masks.extend(mask);
+    }
+    [words, masks].concat()
 }
 
 fn matches_columns(matches: &[Vec<LongMatch>], pages: &[u64]) -> Vec<u8> {

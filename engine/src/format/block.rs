@@ -14,7 +14,12 @@ pub(crate) enum Codec {
     Raw = 0,
     /// One zstd frame (RFC 8878).
     Zstd = 1,
+    /// The same, of the nonzero words of a group's pages and a mask for each page. Groups only.
+    Words = 2,
 }
+
+/// Bytes of a page's mask: a bit for each word.
+pub(crate) const MASK_LEN: usize = PAGE_SIZE / 64;
 
 /// A stretch of a block's data part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,22 +65,43 @@ impl Piece {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
         out.push(self.codec as u8);
         put_varint(out, self.raw_len);
-        if self.codec == Codec::Zstd {
+        if self.codec != Codec::Raw {
             put_varint(out, self.coded_len);
             out.extend_from_slice(&self.checksum.to_le_bytes());
         }
     }
 
+    /// A piece that is not a group.
     pub(crate) fn read(input: &mut Input<'_>, max_raw: u64) -> Result<Self, DecodeError> {
+        let piece = Self::read_any(input, max_raw)?;
+        match piece.codec {
+            Codec::Raw | Codec::Zstd => Ok(piece),
+            Codec::Words => Err(DecodeError::Invalid { field: "codec", why: "only groups can have it" }),
+        }
+    }
+
+    /// A group of so many pages.
+    fn read_group(input: &mut Input<'_>, pages: u64) -> Result<Self, DecodeError> {
+        let piece = Self::read_any(input, pages * (PAGE_SIZE + MASK_LEN) as u64)?;
+        match piece.codec {
+            Codec::Raw | Codec::Words => Ok(piece),
+            Codec::Zstd => Err(DecodeError::Invalid { field: "codec", why: "no group can have it" }),
+        }
+    }
+
+    fn read_any(input: &mut Input<'_>, max_raw: u64) -> Result<Self, DecodeError> {
         let codec = match input.u8("codec")? {
             0 => Codec::Raw,
             1 => Codec::Zstd,
+            2 => Codec::Words,
             _ => return Err(DecodeError::Invalid { field: "codec", why: "unknown" }),
         };
         let raw_len = input.varint_max("decoded length", max_raw)?;
         let (coded_len, checksum) = match codec {
             Codec::Raw => (raw_len, 0),
-            Codec::Zstd => (input.varint_max("coded length", limits::DATA)?, input.u64("checksum")?),
+            Codec::Zstd | Codec::Words => {
+                (input.varint_max("coded length", limits::DATA)?, input.u64("checksum")?)
+            }
         };
         Ok(Piece { codec, raw_len, coded_len, checksum })
     }
@@ -139,7 +165,7 @@ impl Block {
             if in_group == 0 || (class as u8) < last {
                 return Err(DecodeError::Invalid { field: "groups", why: "one is empty or out of order" });
             }
-            let piece = Piece::read(&mut input, in_group * PAGE_SIZE as u64)?;
+            let piece = Piece::read_group(&mut input, in_group)?;
             groups.push(Group { class, pages: in_group as u32, piece });
             grouped += in_group;
             last = class as u8;

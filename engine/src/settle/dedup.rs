@@ -3,6 +3,8 @@
 //! An open-addressing table from fingerprint to page number, 8 to 16 bytes for each page of the guest, of which the
 //! system only backs what is touched. A hit is only a candidate: the caller compares bytes.
 
+use crate::table::Table;
+
 /// Bits of an entry that hold a page number plus one; the rest is a tag from the fingerprint.
 const PAGE_BITS: u32 = 40;
 /// Slots looked at before a page counts as new; more is only seen with hostile or lost fingerprints.
@@ -11,14 +13,14 @@ const PROBES: usize = 32;
 /// The first page with each fingerprint.
 #[derive(Debug)]
 pub(crate) struct Dedup {
-    slots: Vec<u64>,
+    slots: Table,
 }
 
 impl Dedup {
     /// A table for a guest of `page_count` pages. Beyond 2^31 pages some duplicates may be missed.
     pub(crate) fn new(page_count: u64) -> Self {
         let slots = (page_count.min(1 << 31) as usize).next_power_of_two().max(64);
-        Dedup { slots: vec![0; slots] }
+        Dedup { slots: Table::new(slots) }
     }
 
     /// The page first seen with this fingerprint (or, rarely, with one alike); `page` is remembered if there

@@ -26,18 +26,12 @@ fn enter_word_diff(
     wide::word_diff(proof, page, base, mask, words)
 }
 
-pub(super) fn word_patch(
-    proof: Avx2,
-    base: &Page,
-    mask: &[u64; 8],
-    words: &[u64; PAGE_WORDS],
-    page: &mut Page,
-) {
+pub(super) fn word_patch(proof: Avx2, base: &Page, mask: &[u64; 8], words: &[u8], page: &mut Page) {
     // SAFETY: `proof` exists only where this CPU has what `enter_word_patch` requires (level.rs).
     unsafe { enter_word_patch(proof, base, mask, words, page) }
 }
 
 #[target_feature(enable = "avx2")]
-fn enter_word_patch(proof: Avx2, base: &Page, mask: &[u64; 8], words: &[u64; PAGE_WORDS], page: &mut Page) {
+fn enter_word_patch(proof: Avx2, base: &Page, mask: &[u64; 8], words: &[u8], page: &mut Page) {
     wide::word_patch(proof, base, mask, words, page)
 }

@@ -17,7 +17,7 @@ mod wide;
 
 use std::fmt;
 
-use crate::{Level, PAGE_WORDS, Page};
+use crate::{Level, PAGE_SIZE, PAGE_WORDS, Page};
 
 /// Writes where and how `page` differs from `base`; returns in how many words.
 ///
@@ -42,40 +42,50 @@ pub fn word_diff(
     }
 }
 
-/// Rebuilds into `page` the page of which [`word_diff`] told `mask` and `words` against `base`.
+/// Rebuilds into `page` the page of which [`word_diff`] told `mask` and words against `base`; returns how many bytes of
+/// `words` that took.
 ///
-/// Words of zero are taken as they come: they change nothing.
+/// `words` begins with those words, little-endian, and may go on with anything: so they can be used where a decoder
+/// put them. Words of zero are taken as they come: they change nothing.
 ///
 /// # Errors
 ///
-/// `words` are not as many as `mask` has bits set; `page` is then untouched.
+/// `words` holds fewer than `mask` has bits set; `page` is then untouched.
 pub fn word_patch(
     level: Level,
     base: &Page,
     mask: &[u64; 8],
-    words: &[u64],
+    words: &[u8],
     page: &mut Page,
-) -> Result<(), PatchError> {
-    let needed: u32 = mask.iter().map(|bits| bits.count_ones()).sum();
-    if words.len() != needed as usize {
-        return Err(PatchError { words: words.len(), needed: needed as usize });
-    }
-    // The vector levels read past the words they use.
-    let mut padded = [0; PAGE_WORDS];
-    padded[..words.len()].copy_from_slice(words);
+) -> Result<usize, PatchError> {
+    let needed = mask.iter().map(|bits| bits.count_ones() as usize).sum::<usize>() * 8;
+    // The vector levels read up to a vector past the words they use.
+    let mut padded;
+    let words = if words.len() >= needed + PADDING {
+        words
+    } else if words.len() >= needed {
+        padded = [0; PAGE_SIZE + PADDING];
+        padded[..needed].copy_from_slice(&words[..needed]);
+        &padded
+    } else {
+        return Err(PatchError { words: words.len() / 8, needed: needed / 8 });
+    };
     match level {
-        Level::Scalar => scalar::word_patch(base, mask, &padded, page),
+        Level::Scalar => scalar::word_patch(base, mask, words, page),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx2(proof) => avx2::word_patch(proof, base, mask, &padded, page),
+        Level::Avx2(proof) => avx2::word_patch(proof, base, mask, words, page),
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512(proof) => avx512::word_patch(proof, base, mask, &padded, page),
+        Level::Avx512(proof) => avx512::word_patch(proof, base, mask, words, page),
         #[cfg(all(target_arch = "aarch64", target_endian = "little"))]
-        Level::Neon(proof) => neon::word_patch(proof, base, mask, &padded, page),
+        Level::Neon(proof) => neon::word_patch(proof, base, mask, words, page),
     }
-    Ok(())
+    Ok(needed)
 }
 
-/// The words do not go with the mask.
+/// The longest vector, in bytes.
+const PADDING: usize = 64;
+
+/// There are too few words for the mask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PatchError {
@@ -87,7 +97,7 @@ pub struct PatchError {
 
 impl fmt::Display for PatchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the mask marks {} words, but {} were given", self.needed, self.words)
+        write!(f, "the mask marks {} words, but only {} were given", self.needed, self.words)
     }
 }
 

@@ -22,16 +22,17 @@ pub(super) fn word_diff(
     found
 }
 
-pub(super) fn word_patch(base: &Page, mask: &[u64; 8], words: &[u64; PAGE_WORDS], page: &mut Page) {
-    let mut used = 0;
+pub(super) fn word_patch(base: &Page, mask: &[u64; 8], words: &[u8], page: &mut Page) {
+    let mut words = words.as_chunks::<8>().0.iter();
     let pairs = base.as_chunks::<512>().0.iter().zip(page.as_chunks_mut::<512>().0);
     for ((base, page), bits) in pairs.zip(mask) {
         for (i, (base, page)) in base.as_chunks::<8>().0.iter().zip(page.as_chunks_mut::<8>().0).enumerate() {
-            let set = bits >> i & 1;
-            // Past the last used word every bit is clear, and the index stays on the page.
-            let word = words[used.min(PAGE_WORDS - 1)] & set.wrapping_neg();
-            *page = (u64::from_le_bytes(*base) ^ word).to_le_bytes();
-            used += set as usize;
+            *page = *base;
+            if bits >> i & 1 != 0 {
+                // There are as many words as bits.
+                let word = words.next().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                *page = (u64::from_le_bytes(*base) ^ word).to_le_bytes();
+            }
         }
     }
 }

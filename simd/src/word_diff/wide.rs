@@ -31,21 +31,15 @@ pub(super) fn word_diff<L: Lanes>(
     found
 }
 
-/// `words` holds the packed words and then padding.
+/// `words` begins with the packed words, and goes on for a vector at least.
 #[inline(always)]
-pub(super) fn word_patch<L: Lanes>(
-    lanes: L,
-    base: &Page,
-    mask: &[u64; 8],
-    words: &[u64; PAGE_WORDS],
-    page: &mut Page,
-) {
+pub(super) fn word_patch<L: Lanes>(lanes: L, base: &Page, mask: &[u64; 8], words: &[u8], page: &mut Page) {
     let mut used = 0;
     let pairs = base.as_chunks::<512>().0.iter().zip(page.as_chunks_mut::<512>().0);
     for ((base, page), bits) in pairs.zip(mask) {
         for i in 0..64 / L::WORDS {
             let set = (bits >> (i * L::WORDS)) as u32 & all_words::<L>();
-            let vector = lanes.expand64(lanes.load_words(&words[used..]), set);
+            let vector = lanes.expand64(lanes.load(&words[used * 8..]), set);
             let vector = lanes.xor(vector, lanes.load(&base[i * L::BYTES..]));
             lanes.store(vector, &mut page[i * L::BYTES..]);
             used += set.count_ones() as usize;

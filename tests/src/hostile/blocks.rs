@@ -22,15 +22,22 @@ pub(super) fn all() -> Vec<Hostile> {
         |class: u8, pages: u64, raw_len: u64| [vec![class], number(pages), vec![0], number(raw_len)].concat();
     let groups = |list: &[Vec<u8>]| [vec![0], number(list.len() as u64), list.concat()].concat();
     let check = &xxh3_128(&page).to_le_bytes()[..8];
-    let coded = handmade::zstd(&page);
-    let zstd_group = |raw_len: u64, checksum: u64| {
-        let mut rest = vec![0, 1, 1, 1, 1];
+    let packed = [&page[..], &[0xff; 64]].concat();
+    let coded = handmade::zstd(&packed);
+    let coded_group = |codec: u8, raw_len: u64, coded: &[u8], checksum: u64| {
+        let mut rest = vec![0, 1, 1, 1, codec];
         rest.extend(number(raw_len));
         rest.extend(number(coded.len() as u64));
         rest.extend(checksum.to_le_bytes());
         rest
     };
     let sum = xxhash_rust::xxh3::xxh3_64(&coded);
+    let packed_group = |name: &'static str, raw: &[u8], error: &'static str| {
+        let coded = handmade::zstd(raw);
+        let sum = xxhash_rust::xxh3::xxh3_64(&coded);
+        residual(name, &coded_group(2, raw.len() as u64, &coded, sum), &coded, error)
+    };
+    let length = "groups: a group's length is not that of its pages";
     let mut wrong = page;
     wrong[4095] ^= 1;
     let mut all = vec![
@@ -113,12 +120,7 @@ pub(super) fn all() -> Vec<Hostile> {
             &page[..4088],
             "groups: a group's length is not that of its pages",
         ),
-        residual(
-            "group-too-long",
-            &groups(&[group(1, 1, 4097)]),
-            &[&page[..], &[0]].concat(),
-            "decoded length: 4097 is more than the 4096 allowed",
-        ),
+        residual("group-too-long", &groups(&[group(1, 1, 4097)]), &[&page[..], &[0]].concat(), length),
         residual("group-missing", &groups(&[]), &[], "groups: a class has more pages than its groups"),
         residual(
             "groups-descend",
@@ -132,18 +134,43 @@ pub(super) fn all() -> Vec<Hostile> {
             &page,
             "group count: 65537 is more than the 65536 allowed",
         ),
-        residual("group-codec-2", &[vec![0, 1, 1, 1, 2], number(4096)].concat(), &page, "codec: unknown"),
+        residual("group-codec-3", &[vec![0, 1, 1, 1, 3], number(4096)].concat(), &page, "codec: unknown"),
+        residual(
+            "group-is-plain-zstd",
+            &coded_group(1, 4160, &coded, sum),
+            &coded,
+            "codec: no group can have it",
+        ),
+        residual(
+            "group-packed-too-long",
+            &coded_group(2, 4161, &coded, sum),
+            &coded,
+            "decoded length: 4161 is more than the 4160 allowed",
+        ),
+        packed_group("group-packed-without-masks", &packed[..63], length),
+        packed_group("group-packed-of-too-few-words", &packed[8..], length),
+        packed_group(
+            "group-packed-of-too-many-words",
+            &[&packed[..4096], &[0xff; 63], &[0x7f]].concat(),
+            length,
+        ),
+        packed_group("group-packed-of-half-a-word", &packed[4..], length),
+        packed_group(
+            "group-packed-without-a-word",
+            &[&packed[..4088], &[0xff; 63], &[0x7f]].concat(),
+            "the 1 pages from page 0 on do not verify: a reference has changed since packing, or the stream is damaged",
+        ),
         residual(
             "group-zstd-damaged",
-            &zstd_group(4096, sum ^ 1),
+            &coded_group(2, 4160, &coded, sum ^ 1),
             &coded,
             "group: checksum mismatch, the bytes were damaged after they were written",
         ),
         residual(
             "group-zstd-is-another-length",
-            &zstd_group(4088, sum),
+            &coded_group(2, 4152, &coded, sum),
             &coded,
-            "groups: a group's length is not that of its pages",
+            "group: zstd: Destination buffer is too small",
         ),
         residual(
             "checks-are-zstd",

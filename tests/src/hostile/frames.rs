@@ -101,7 +101,7 @@ pub(super) fn all() -> Vec<Hostile> {
         ),
         bad("cut-in-head", cut(starts[2] + 31), "frame header: 32 bytes needed, 31 left"),
         bad("cut-in-meta", cut(starts[2] + 50), "frame meta: 48 bytes needed, 18 left"),
-        bad("cut-in-data", cut(starts[3] - 1), "frame data: 298 bytes needed, 297 left"),
+        bad("cut-in-data", cut(starts[3] - 1), "frame data: 316 bytes needed, 315 left"),
         bad("cut-after-a-block", cut(starts[3]), "stream (it has no end): 24576 bytes needed, 16384 left"),
         bad(
             "cut-before-the-end",

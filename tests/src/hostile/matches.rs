@@ -166,11 +166,24 @@ pub(super) fn all() -> Vec<Hostile> {
             &[],
             "groups: a group's length is not that of its pages",
         ),
+        covered_and_stored(),
         inside("match-of-a-later-page", 0, 1, "long matches: a source is not an earlier residual page"),
         inside("match-of-a-zero-page", 1, 2, "long matches: a source is not an earlier residual page"),
         too_long,
         damaged,
     ]
+}
+
+/// A group that stores a word which a match covers.
+fn covered_and_stored() -> Hostile {
+    let source = place(0, -512);
+    let list = [&[1, 1, 1, source.len() as u8, 1, 0, 7][..], &source].concat();
+    let coded = handmade::zstd(&[&text()[..], &[0xff; 64]].concat());
+    let mut rest = [vec![1, 0], number(list.len() as u64), vec![1, 1, 1, 2], number(4160)].concat();
+    rest.extend(number(coded.len() as u64));
+    rest.extend(xxh3_64(&coded).to_le_bytes());
+    let stream = Meta::residual(rest).stream(2, &[list, coded].concat());
+    bad("match-of-words-that-are-stored", stream, "groups: a word that a long match covers is in its group")
 }
 
 /// A page of a block of three (residual, residual, zero) that copies from another.

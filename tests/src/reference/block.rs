@@ -49,7 +49,7 @@ pub struct GroupView {
     pub class: u8,
     /// How many residual pages.
     pub pages: u64,
-    /// 0 raw, 1 zstd.
+    /// 0 raw, 2 zstd of packed words.
     pub codec: u8,
     /// Bytes of literals.
     pub raw_len: u64,
@@ -147,7 +147,7 @@ impl<'a> Block<'a> {
         let mut at = 0;
         let mut matches = None;
         if has_matches {
-            let piece = Piece::parse(&mut cursor, at).map_err(|e| format!("matches: {e}"))?;
+            let piece = Piece::parse(&mut cursor, at, [0, 1]).map_err(|e| format!("matches: {e}"))?;
             let most = set.pages * PAGE as u64 + 64;
             if piece.raw_len > most {
                 return Err(format!("matches: raw_len: {} is above {most}", piece.raw_len));
@@ -157,7 +157,7 @@ impl<'a> Block<'a> {
         }
         let mut checks = None;
         if has_checks {
-            let piece = Piece::parse(&mut cursor, at).map_err(|e| format!("checks: {e}"))?;
+            let piece = Piece::parse(&mut cursor, at, [0, 1]).map_err(|e| format!("checks: {e}"))?;
             if piece.codec != 0 {
                 return Err(format!("checks: codec: {}, must be raw", piece.codec));
             }
@@ -284,6 +284,9 @@ impl<'a> Block<'a> {
 
     /// Decodes group `number`, whose pages are `places`, to the literals of each of these.
     fn group_literals(&self, number: usize, places: &[usize]) -> Result<Vec<Vec<u8>>, String> {
+        if self.groups[number].codec == 2 {
+            return self.packed_literals(number, places);
+        }
         let lens: Vec<usize> = places
             .iter()
             .map(|&place| (WORDS - matches::covered(&self.view.matches[place])) as usize * 8)
@@ -301,6 +304,40 @@ impl<'a> Block<'a> {
             at += len;
         }
         Ok(literals)
+    }
+
+    /// The same for a group of codec 2: the literals that are not stored are 0.
+    fn packed_literals(&self, number: usize, places: &[usize]) -> Result<Vec<Vec<u8>>, String> {
+        let bytes = self.groups[number].decode(self.data).map_err(|e| format!("group {number}: {e}"))?;
+        let Some(masks_at) = bytes.len().checked_sub(64 * places.len()) else {
+            return Err(format!("group {number}: raw_len: {} has no room for masks", bytes.len()));
+        };
+        let (words, masks) = bytes.split_at(masks_at);
+        let mut words = words.chunks(8);
+        let mut all = Vec::new();
+        for (&place, mask) in places.iter().zip(masks.chunks_exact(64)) {
+            let is_literal = matches::literals(&self.view.matches[place]);
+            let mut literals = Vec::new();
+            for word in 0..WORDS as usize {
+                let is_stored = mask[word / 8] >> (word % 8) & 1 == 1;
+                match (is_stored, is_literal[word]) {
+                    (false, false) => {}
+                    (false, true) => literals.extend([0; 8]),
+                    (true, false) => {
+                        return Err(format!("group {number}: word {word} is covered, and stored"));
+                    }
+                    (true, true) => match words.next() {
+                        Some(bytes) if bytes.len() == 8 => literals.extend(bytes),
+                        _ => return Err(format!("group {number}: raw_len: there are too few words")),
+                    },
+                }
+            }
+            all.push(literals);
+        }
+        match words.next() {
+            Some(_) => Err(format!("group {number}: raw_len: there are more words than bits")),
+            None => Ok(all),
+        }
     }
 
     /// The literals of each residual page.
@@ -323,14 +360,13 @@ impl<'a> Block<'a> {
     ) -> Result<Page, String> {
         let own = self.residual[place];
         let mut page: Page = [0; PAGE];
-        let mut is_literal = [true; WORDS as usize];
+        let is_literal = matches::literals(&self.view.matches[place]);
         for m in &self.view.matches[place] {
             let source = self.match_source(own, m, pages, guest)?;
             for word in 0..m.words {
                 let from = ((m.source + word) % WORDS) as usize * 8;
                 let to = (m.start + word) as usize * 8;
                 page[to..to + 8].copy_from_slice(&source[from..from + 8]);
-                is_literal[(m.start + word) as usize] = false;
             }
         }
         let mut left = literals.chunks_exact(8);
@@ -434,7 +470,10 @@ fn group(cursor: &mut Cursor<'_>, at: u64, least: u8) -> Result<(GroupView, Piec
     if pages == 0 {
         return Err("pages: is 0".into());
     }
-    let piece = Piece::parse(cursor, at)?;
+    let piece = Piece::parse(cursor, at, [0, 2])?;
+    if piece.raw_len > pages.saturating_mul(4160) {
+        return Err(format!("raw_len: {} is above 4160 for each of {pages} pages", piece.raw_len));
+    }
     let (raw_len, coded_len) = (piece.raw_len, piece.coded_len);
     Ok((GroupView { class, pages, codec: piece.codec, raw_len, coded_len }, piece))
 }

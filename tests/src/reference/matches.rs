@@ -73,6 +73,15 @@ pub(super) fn covered(matches: &[LongMatch]) -> u64 {
     matches.iter().map(|m| m.words).sum()
 }
 
+/// For each word of a page with these matches: whether it is a literal.
+pub(super) fn literals(matches: &[LongMatch]) -> [bool; WORDS as usize] {
+    let mut is_literal = [true; WORDS as usize];
+    for m in matches {
+        is_literal[m.start as usize..(m.start + m.words) as usize].fill(false);
+    }
+    is_literal
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

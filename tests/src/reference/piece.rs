@@ -23,14 +23,16 @@ pub(super) struct Piece {
 }
 
 impl Piece {
-    /// Reads a piece whose coded bytes start at `at` in the data part.
-    pub(super) fn parse(cursor: &mut Cursor<'_>, at: u64) -> Result<Self, String> {
+    /// Reads a piece that may have these codecs and whose coded bytes start at `at` in the data part.
+    pub(super) fn parse(cursor: &mut Cursor<'_>, at: u64, codecs: [u8; 2]) -> Result<Self, String> {
         let codec = cursor.u8("codec")?;
+        if !codecs.contains(&codec) {
+            return Err(format!("codec: {codec} is not one of {codecs:?}"));
+        }
         let raw_len = cursor.varint("raw_len")?;
         let (coded_len, checksum) = match codec {
             0 => (raw_len, None),
-            1 => (cursor.varint("coded_len")?, Some(cursor.u64("piece checksum")?)),
-            other => return Err(format!("codec: {other} is not known")),
+            _ => (cursor.varint("coded_len")?, Some(cursor.u64("piece checksum")?)),
         };
         Ok(Self { codec, raw_len, coded_len, checksum, at })
     }

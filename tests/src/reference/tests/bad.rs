@@ -192,7 +192,7 @@ fn opaque_frames() {
     refused(&raw(0, b"abc", b"", b"abcd"), &[], "longer than the piece");
     refused(&raw(0, b"abc", b"", b"ab"), &[], "coded_len");
     refused(&raw(0, b"abc", &[0], b"abc"), &[], "too many");
-    refused(&raw(2, b"abc", b"", b"abc"), &[], "codec");
+    refused(&raw(2, b"abc", b"", b"abc"), &[], "codec: 2 is not");
     refused(&raw(1, b"abc", &[9, 0, 0, 0, 0, 0, 0, 0, 0], b"123456789"), &[], "piece checksum");
 }
 
@@ -275,7 +275,9 @@ fn blocks() {
         (&[0, 1, 1, 1, 0, 0x81, 0x20], &[&raw[..], &[0]].concat(), "raw_len"),
         (&[0, 1, 1, 1, 0, 0x80, 0x20], &[&raw[..], &[0]].concat(), "data part"),
         (&[0, 1, 1, 1, 0, 0x80, 0x20, 0], &raw, "block meta part"),
-        (&[0, 1, 1, 1, 2, 0x80, 0x20], &raw, "codec"),
+        (&[0, 1, 1, 1, 1, 0x80, 0x20], &raw, "codec: 1 is not"),
+        (&[0, 1, 1, 1, 3, 0x80, 0x20], &raw, "codec: 3 is not"),
+        (&[1, 2, 0x80, 0x20], &raw, "codec: 2 is not"),
         (&[0, 0x81, 0x80, 4], &raw, "groups"),
         (&[2, 0, 9, 1, 1, 1, 0, 0x80, 0x20], &data, "checks: raw_len"),
         (&[2, 1, 8, 8, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0x80, 0x20], &data, "must be raw"),
