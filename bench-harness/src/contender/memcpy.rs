@@ -1,11 +1,17 @@
 //! Copying: the roof for anything that has to move every byte.
 //!
-//! Each thread copies its own part of the image into its own part of a destination, which is as large as the image up
-//! to 1 GiB, so larger than caches, and is written round and round after that. The image stays mapped.
+//! Each thread of `pack` copies its own part of the image into its own part of a destination, which is as large as the image up
+//! to 1 GiB, so larger than caches, and is written round and round after that. The image stays mapped. Its counterparts are
+//! the roofs for unpacking: the guest's pages, holes left out, copied into a receiver's memory by all threads; and
+//! written into a new file by one, as the kernel lets no more than one at a time write to a file.
+
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
 
 use anyhow::Result;
 use memmap2::MmapMut;
-use mig_engine::PAGE_SIZE;
+use mig_engine::image::Run;
+use mig_engine::{MemoryImage, PAGE_SIZE};
 
 use super::{Contender, Key, Subject, Verified};
 use crate::exit::Problem;
@@ -50,6 +56,23 @@ impl Memcpy {
     }
 }
 
+/// Calls `with` for the data among some pages: the number of the first page, and their bytes.
+fn for_data(
+    image: &MemoryImage,
+    pages: Range<u64>,
+    mut with: impl FnMut(u64, &[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut page = pages.start;
+    while page < pages.end {
+        let run = image.run(page, pages.end - page);
+        if let Run::Data(bytes) = run {
+            with(page, bytes)?;
+        }
+        page += run.pages();
+    }
+    Ok(())
+}
+
 fn copy_part(from: &[u8], to: &mut [u8], look: bool) -> usize {
     let piece = PIECE.min(to.len());
     let mut at = 0;
@@ -87,5 +110,42 @@ impl Contender for Memcpy {
 
     fn pack(&mut self, subject: &Subject) -> Result<Cost> {
         Ok(self.copy(subject, false)?.1)
+    }
+
+    fn unpack_to_file(&mut self, subject: &Subject) -> Result<Option<Cost>> {
+        let file = subject.scratch_file()?;
+        let image = subject.image();
+        let ((), cost) = timed(|| {
+            file.set_len(image.page_count() * PAGE_SIZE as u64)?;
+            for_data(image, 0..image.page_count(), |page, bytes| {
+                for (at, piece) in (page * PAGE_SIZE as u64..).step_by(PIECE).zip(bytes.chunks(PIECE)) {
+                    file.write_all_at(piece, at)?;
+                }
+                Ok(())
+            })
+        })?;
+        Ok(Some(cost))
+    }
+
+    fn unpack_to_memory(&mut self, subject: &Subject, memory: &mut [u8]) -> Result<Option<Cost>> {
+        let image = subject.image();
+        let share = (image.page_count() as usize).div_ceil(subject.threads).max(1);
+        let ((), cost) = timed(|| {
+            std::thread::scope(|scope| {
+                for (part, to) in memory.chunks_mut(share * PAGE_SIZE).enumerate() {
+                    let first = (part * share) as u64;
+                    let pages = first..image.page_count().min(first + share as u64);
+                    scope.spawn(move || {
+                        for_data(image, pages, |page, bytes| {
+                            let at = (page - first) as usize * PAGE_SIZE;
+                            to[at..at + bytes.len()].copy_from_slice(bytes);
+                            Ok(())
+                        })
+                    });
+                }
+            });
+            Ok(())
+        })?;
+        Ok(Some(cost))
     }
 }

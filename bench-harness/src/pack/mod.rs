@@ -82,9 +82,11 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         peaks,
     };
     let goals = goals::goals(&result, args);
+    let beside = goals::beside(&result);
     let mut report = Report::new("pack", provenance, result);
     report.synthetic = synthetic(subject.path())?;
     report.goals = goals;
+    notes.extend(beside);
     report.notes = notes;
     if report.result.references.is_empty() {
         report.notes.push("the goals are about an image with its disk as the reference (--reference)".into());
