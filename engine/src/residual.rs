@@ -278,6 +278,9 @@ impl PackedGroup {
 
     /// Checks that no word is here that a match covers.
     pub(crate) fn check_matches(&self, nth: usize, matches: &[Match]) -> Result<(), DecodeError> {
+        if matches.is_empty() {
+            return Ok(());
+        }
         let mask = self.mask(nth);
         for word in matches.iter().flat_map(Match::words) {
             if mask[word / 64] >> (word % 64) & 1 != 0 {
