@@ -1,9 +1,9 @@
 //! Copying: the roof for anything that has to move every byte.
 //!
 //! Each thread of `pack` copies its own part of the image into its own part of a destination, which is as large as the image up
-//! to 1 GiB, so larger than caches, and is written round and round after that. The image stays mapped. Its counterparts are
-//! the roofs for unpacking: the guest's pages, holes left out, copied into a receiver's memory by all threads; and
-//! written into a new file by one, as the kernel lets no more than one at a time write to a file.
+//! to 1 GiB, so larger than caches, and is written round and round after that. The image stays mapped. What stands beside
+//! unpacking: the guest's pages, holes left out, copied into a receiver's memory by all threads; and written into a new
+//! file by one.
 
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
