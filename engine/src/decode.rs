@@ -19,7 +19,7 @@ use crate::columns::{self, Addressing, Run, Settled};
 use crate::encode::digest;
 use crate::error::DecodeError;
 use crate::format::block::{Block, Codec, Group};
-use crate::format::{Frame, FrameType, Header};
+use crate::format::{Frame, FrameType, Header, ReferenceKind};
 use crate::longmatch::Match;
 use crate::matches::{self, MatchLists};
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
@@ -265,55 +265,60 @@ impl<'a> BlockDecoder<'a> {
         block: &ParsedBlock,
         store: &impl PageStore,
     ) -> Result<Vec<Option<Box<Page>>>, DecodeError> {
-        let build = |index: usize| -> Result<(Option<Box<Page>>, Vec<Pending>), DecodeError> {
+        let build = |index: usize| -> Result<(Option<Box<Page>>, bool), DecodeError> {
             let matches = block.matches.of_page(index);
-            let mut pending = Vec::new();
             if matches.is_empty() {
-                return Ok((None, pending));
+                return Ok((None, false));
             }
             let mut page = Box::new([0; PAGE_SIZE]);
             block.load(self.level, index, &mut page);
-            for &found in matches {
-                if let Some(from) = self.copy_match(block, index, found, &mut page, store)? {
-                    pending.push(Pending { index, from, found });
-                }
+            let mut done = true;
+            for found in matches {
+                done &= self.copy_match(block, index, found, &mut page, store)?;
             }
-            Ok((Some(page), pending))
+            Ok((Some(page), !done))
         };
         let built: Vec<_> =
             (0..block.residual.len()).into_par_iter().map(build).collect::<Result<_, DecodeError>>()?;
-        let (mut built, pending): (Vec<_>, Vec<_>) = built.into_iter().unzip();
+        let (mut built, chained): (Vec<_>, Vec<bool>) = built.into_iter().unzip();
         // Sources that have matches themselves: now that all else is there, in order.
-        for Pending { index, from, found } in pending.into_iter().flatten() {
-            let (before, rest) = built.split_at_mut(index);
-            if let (Some(from), Some(page)) = (&before[from], &mut rest[0]) {
-                page[found.bytes()].copy_from_slice(&from[found.source_bytes()]);
+        for index in (0..built.len()).filter(|&index| chained[index]) {
+            for found in block.matches.of_page(index).iter().filter(|found| found.space == 0) {
+                let (before, rest) = built.split_at_mut(index);
+                let from = block.residual_index(found.source / PAGE_WORDS as u64);
+                if let (Some(Some(from)), Some(page)) = (from.and_then(|from| before.get(from)), &mut rest[0])
+                {
+                    page[found.bytes()].copy_from_slice(&from[found.source_bytes()]);
+                }
             }
         }
         Ok(built)
     }
 
     /// Copies a match into the residual page with this index, unless its source is a page of this block that has
-    /// matches itself; then it gives that page's index.
+    /// matches itself; says whether it did.
     fn copy_match(
         &self,
         block: &ParsedBlock,
         index: usize,
-        found: Match,
+        found: &Match,
         to: &mut Page,
         store: &impl PageStore,
-    ) -> Result<Option<usize>, DecodeError> {
+    ) -> Result<bool, DecodeError> {
         let page = found.source / PAGE_WORDS as u64;
         let to = &mut to[found.bytes()];
         let mut scratch = [0; PAGE_SIZE];
         if found.space > 0 {
             let index = usize::from(found.space) - 1;
-            if self.header.references.get(index).is_none_or(|need| page >= need.blocks) {
-                return Err(invalid("long matches", "a source is beyond its reference"));
+            let need = self.header.references.get(index).filter(|need| page < need.blocks);
+            let need = need.ok_or(invalid("long matches", "a source is beyond its reference"))?;
+            // Disk images may be compressed: a hostile list could ask for a cluster to be inflated for each word.
+            if need.kind != ReferenceKind::Memory {
+                return Err(invalid("long matches", "a source is in a disk image"));
             }
             let from = self.reference_page(index, page, &mut scratch)?;
             to.copy_from_slice(&from[found.source_bytes()]);
-            return Ok(None);
+            return Ok(true);
         }
         if page >= self.header.layout.page_count() {
             return Err(invalid("long matches", "a source is beyond the memory"));
@@ -321,18 +326,18 @@ impl<'a> BlockDecoder<'a> {
         if block.block.pages.ordinal_of(page).is_none() {
             let read = store.read(page, found.source_bytes().start, to);
             read.map_err(|source| DecodeError::Io { what: "reading earlier pages", source })?;
-            return Ok(None);
+            return Ok(true);
         }
         let from = block
             .residual_index(page)
             .filter(|&from| from < index)
             .ok_or(invalid("long matches", "a source is not an earlier residual page"))?;
         if !block.matches.of_page(from).is_empty() {
-            return Ok(Some(from));
+            return Ok(false);
         }
         block.load(self.level, from, &mut scratch);
         to.copy_from_slice(&scratch[found.source_bytes()]);
-        Ok(None)
+        Ok(true)
     }
 
     fn reference_page<'p>(
@@ -459,13 +464,6 @@ impl<'a> BlockDecoder<'a> {
         }
         Ok(())
     }
-}
-
-/// A match whose source page is being rebuilt, too.
-struct Pending {
-    index: usize,
-    from: usize,
-    found: Match,
 }
 
 /// Buffers of one task.

@@ -12,6 +12,7 @@ use mig_simd::{Level, PageRecord, page_eq, page_scan};
 use crate::error::EncodeError;
 use crate::format::{Header, ReferenceKind, ReferenceNeed, limits};
 use crate::image::{ImageFormat, MemoryImage, Run};
+use crate::pack::default_threads;
 use crate::page::{PAGE_SIZE, Page};
 use crate::progress::Cancel;
 use crate::reference::{
@@ -189,15 +190,25 @@ impl Reference {
         self.index = Some(index);
     }
 
-    /// Builds its index, in the current rayon pool, tied to nothing: for use now, not to be saved.
+    /// Builds its index, tied to nothing: for use now, not to be saved. In the current rayon pool, or, outside of
+    /// one, in a pool of its own that ends with the call.
     ///
     /// # Errors
     ///
     /// [`IndexError`], as the builder gives it.
     pub fn build_index(&mut self, level: Level, cancel: &Cancel) -> Result<(), IndexError> {
         let tie = SourceTie::new(Identity(u128::from_le_bytes(self.need.identity)), self.need.blocks, &[]);
-        let builder = IndexBuilder::new().cancel(cancel.flag());
-        self.index = Some(builder.build(self.source.as_ref(), tie, &fingerprints(level))?);
+        let source = self.source.as_ref();
+        let build = || IndexBuilder::new().cancel(cancel.flag()).build(source, tie, &fingerprints(level));
+        let pool = match rayon::current_thread_index() {
+            Some(_) => None,
+            // Without threads to be had, it is built on the caller's.
+            None => rayon::ThreadPoolBuilder::new().num_threads(default_threads()).build().ok(),
+        };
+        self.index = Some(match pool {
+            Some(pool) => pool.install(build)?,
+            None => build()?,
+        });
         Ok(())
     }
 

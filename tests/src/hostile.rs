@@ -37,9 +37,9 @@ pub struct Hostile {
 pub enum AtHand {
     /// Both, as the stream says.
     Whole,
-    /// Both, but the last block of the disk is not what it was.
+    /// Both, but the last block of each is not what it was.
     Changed,
-    /// Both, but the disk has no last block.
+    /// Both, but without their last blocks.
     Short,
     /// Nothing.
     Nothing,
@@ -96,11 +96,11 @@ fn reference_bytes() -> [Vec<u8>; 2] {
 
 /// What there is to decode with; `None` where nothing is at hand.
 pub fn references(at_hand: AtHand) -> Option<References> {
-    let [mut disk, older] = reference_bytes();
+    let [mut disk, mut older] = reference_bytes();
     match at_hand {
         AtHand::Whole => {}
-        AtHand::Changed => disk[5 * PAGE] ^= 1,
-        AtHand::Short => disk.truncate(5 * PAGE),
+        AtHand::Changed => [&mut disk, &mut older].into_iter().for_each(|bytes| bytes[5 * PAGE] ^= 1),
+        AtHand::Short => [&mut disk, &mut older].into_iter().for_each(|bytes| bytes.truncate(5 * PAGE)),
         AtHand::Nothing => return None,
     }
     Some(References { list: vec![Given::Disk(disk), Given::Memory(older)] })

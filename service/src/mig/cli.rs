@@ -62,7 +62,7 @@ pub(crate) struct PackArgs {
     /// How hard to compress: store, fast or balanced
     #[arg(short, long, default_value = "balanced")]
     pub(crate) effort: Effort,
-    /// Make any page readable on its own (a few percent larger)
+    /// Make any page readable on its own (a tenth larger, more with a snapshot)
     #[arg(long)]
     pub(crate) random_access: bool,
     /// Format of the input, if it is not what it looks like

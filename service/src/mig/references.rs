@@ -156,7 +156,8 @@ pub(crate) fn describe(need: &ReferenceNeed) -> String {
 
 /// Says how far a failed unpacking came.
 pub(crate) fn explain(error: UnpackError) -> anyhow::Error {
-    let pages = error.done.pages;
-    let error = anyhow::Error::new(error);
+    let UnpackError { done, source } = error;
+    let pages = done.pages;
+    let error = anyhow::Error::new(source);
     if pages > 0 { error.context(format!("after {} good pages", human::count(pages))) } else { error }
 }

@@ -124,7 +124,7 @@ pub fn rich(zstd: bool, checks: bool) -> Case {
     builder.opaque(100 + 8 * 4096, &[b'm'; 20], zstd);
     builder.opaque(100 + 8 * 4096 + 30, &[b'n'; 20], zstd);
 
-    // Block 1: pages 8 to 15, with long matches from the guest (other block, same block), disk and old image.
+    // Block 1: pages 8 to 15, with long matches from the guest (other block, same block) and the old image.
     let first = 8;
     let m = |start, words, space, page: u64, word: u64| LongMatch {
         start,
@@ -133,7 +133,7 @@ pub fn rich(zstd: bool, checks: bool) -> Case {
         source: page * 512 + word,
     };
     let matches = vec![
-        vec![m(0, 40, 0, 1, 0), m(40, 10, 1, 3, 502), m(400, 112, 2, 4, 1)],
+        vec![m(0, 40, 0, 1, 0), m(40, 10, 2, 3, 502), m(400, 112, 2, 4, 1)],
         vec![],
         vec![m(0, 512, 0, 8, 0)],
         vec![m(5, 500, 0, 10, 5), m(505, 7, 0, 23, 0)],
@@ -143,7 +143,6 @@ pub fn rich(zstd: bool, checks: bool) -> Case {
     let copy = |truth: &mut Vec<Page>, to: usize, m: &LongMatch| {
         let from = match m.space {
             0 => truth[m.source as usize / 512],
-            1 => disk[m.source as usize / 512],
             _ => old[m.source as usize / 512],
         };
         let (to_byte, from_byte, len) =

@@ -109,6 +109,7 @@ pub(super) fn all() -> Vec<Hostile> {
             &[],
             "long matches: 513 is more than the 512 allowed",
         ),
+        one("match-of-a-disk", 8, &place(1, -512), "long matches: a source is in a disk image"),
         one("match-in-space-3", 8, &place(3, -512), "long matches: 4 is more than the 3 allowed"),
         one(
             "match-in-space-2-to-the-40",

@@ -24,12 +24,12 @@ pub(super) fn all() -> Vec<Hostile> {
     let matches = Block {
         ranges: vec![(0, 1)],
         runs: vec![(1, What::Residual)],
-        truth: vec![block(&disk, 5)],
+        truth: vec![block(&older, 5)],
         classes: vec![5],
         matches: Some(vec![vec![crate::reference::LongMatch {
             start: 0,
             words: 512,
-            space: 1,
+            space: 2,
             source: 5 * 512,
         }]]),
         ..Block::default()
@@ -53,10 +53,10 @@ pub(super) fn all() -> Vec<Hostile> {
             "reference 1 (the older image) is needed, but not at hand",
         ),
         with(
-            "disk-missing-for-a-match",
+            "older-image-missing-for-a-match",
             AtHand::Nothing,
             &matches,
-            "reference 0 (the disk) is needed, but not at hand",
+            "reference 1 (the older image) is needed, but not at hand",
         ),
         with(
             "disk-changed",
@@ -65,7 +65,7 @@ pub(super) fn all() -> Vec<Hostile> {
             "the 2 pages from page 3 on do not verify: a reference has changed since packing, or the stream is damaged",
         ),
         with(
-            "disk-changed-under-a-match",
+            "older-image-changed-under-a-match",
             AtHand::Changed,
             &matches,
             "the 1 pages from page 3 on do not verify: a reference has changed since packing, or the stream is damaged",
@@ -77,10 +77,10 @@ pub(super) fn all() -> Vec<Hostile> {
             "reference 0: 4096 bytes from block 5 on are not whole blocks of the reference's 5",
         ),
         with(
-            "disk-too-short-for-a-match",
+            "older-image-too-short-for-a-match",
             AtHand::Short,
             &matches,
-            "reference 0: 4096 bytes from block 5 on are not whole blocks of the reference's 5",
+            "reference 1: 4096 bytes from block 5 on are not whole blocks of the reference's 5",
         ),
     ]
 }

@@ -391,6 +391,9 @@ impl<'a> Block<'a> {
             let Some(reference) = guest.header.references.get(index as usize) else {
                 return Err(format!("long matches: space {} of ordinal {own}", m.space));
             };
+            if reference.kind == 0 {
+                return Err(format!("long matches: reference {index} of ordinal {own} is a disk"));
+            }
             if number >= reference.blocks {
                 return Err(format!("long matches: block {number} of reference {index}, ordinal {own}"));
             }

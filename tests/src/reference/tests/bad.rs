@@ -298,7 +298,7 @@ fn match_sources() {
         let mut matches = vec![vec![]; 3];
         matches[place] = vec![LongMatch { start: 3, words: 2, space, source: page * 512 + 3 }];
         let mut head = Head::raw(6);
-        head.references = vec![(0, [0; 16], 2, String::new())];
+        head.references = vec![(1, [0; 16], 2, String::new()), (0, [0; 16], 2, String::new())];
         let mut builder = Builder::new(head);
         builder.block(&Block {
             ranges: vec![(0, 4)],
@@ -310,7 +310,7 @@ fn match_sources() {
         });
         builder.bytes().to_vec()
     };
-    let references = [Some(vec![0; 2 * PAGE])];
+    let references = [Some(vec![0; 2 * PAGE]), Some(vec![0; 2 * PAGE])];
     // The words are wrong in any case: a source that is allowed gets as far as the digest.
     for (place, space, page, word) in [
         (1, 0, 0, "digest"),
@@ -324,7 +324,8 @@ fn match_sources() {
         (1, 0, 3, "of its own block"),
         (2, 0, 1, "of its own block"),
         (0, 1, 2, "block 2 of reference 0"),
-        (0, 2, 0, "space 2"),
+        (0, 2, 0, "is a disk"),
+        (0, 3, 0, "space 3"),
     ] {
         refused(&with(place, space, page), &references, word);
     }
