@@ -307,7 +307,6 @@ impl<'a> BlockDecoder<'a> {
     ) -> Result<bool, DecodeError> {
         let page = found.source / PAGE_WORDS as u64;
         let to = &mut to[found.bytes()];
-        let mut scratch = [0; PAGE_SIZE];
         if found.space > 0 {
             let index = usize::from(found.space) - 1;
             let need = self.header.references.get(index).filter(|need| page < need.blocks);
@@ -316,6 +315,7 @@ impl<'a> BlockDecoder<'a> {
             if need.kind != ReferenceKind::Memory {
                 return Err(invalid("long matches", "a source is in a disk image"));
             }
+            let mut scratch = [0; PAGE_SIZE];
             let from = self.reference_page(index, page, &mut scratch)?;
             to.copy_from_slice(&from[found.source_bytes()]);
             return Ok(true);
@@ -335,6 +335,7 @@ impl<'a> BlockDecoder<'a> {
         if !block.matches.of_page(from).is_empty() {
             return Ok(false);
         }
+        let mut scratch = [0; PAGE_SIZE];
         block.load(self.level, from, &mut scratch);
         to.copy_from_slice(&scratch[found.source_bytes()]);
         Ok(true)

@@ -224,9 +224,8 @@ impl Piece {
 pub(crate) fn push_literals(page: &Page, matches: &[Match], out: &mut Vec<u8>) {
     let mut end = 0;
     for found in matches {
-        let start = usize::from(found.start) * 8;
-        out.extend_from_slice(&page[end..start]);
-        end = start + usize::from(found.words) * 8;
+        out.extend_from_slice(&page[end..found.bytes().start]);
+        end = found.bytes().end;
     }
     out.extend_from_slice(&page[end..]);
 }
