@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use mig_simd::{Anchors, Level, MAX_SPARSITY, PAGE_SIZE, PAGE_WORDS, PageRecord};
-use mig_simd::{anchors, page_eq, page_scan, word_diff, word_patch};
+use mig_simd::{anchors, page_eq, page_scan, self_relative, word_diff, word_patch};
 use xxhash_rust::xxh3::xxh3_128;
 
 type Page = mig_simd::Page;
@@ -22,6 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(page_eq(level, &one, &two), one == two);
         assert!(page_eq(level, moved[offset..].first_chunk().expect("a page"), &one));
         diff(level, &one, &two);
+        relative(level, &one, u64::from(choice).wrapping_mul(0x7fff_1234_5000) | 0x2000);
         let sparsity = u32::from(choice) % (MAX_SPARSITY + 1);
         let (mut scalar, mut found) = (Anchors::new(), Anchors::new());
         anchors(Level::Scalar, &one, sparsity, &mut scalar);
@@ -74,4 +75,14 @@ fn diff(level: Level, one: &Page, two: &Page) {
         word_patch(level, two, &mask, &words[..words.len().saturating_sub(1)], &mut back).is_err()
             || count == 0
     );
+}
+
+/// `address` is a multiple of 4096, and canonical.
+fn relative(level: Level, page: &Page, address: u64) {
+    let address = ((address << 7) as i64 >> 7) as u64 & !0xfff;
+    let (mut once, mut scalar, mut back) = ([0; PAGE_SIZE], [0; PAGE_SIZE], [0; PAGE_SIZE]);
+    self_relative(level, page, address, &mut once);
+    self_relative(Level::Scalar, page, address, &mut scalar);
+    self_relative(level, &once, address, &mut back);
+    assert!(once == scalar && back == *page, "{level}: at {address:#x}");
 }

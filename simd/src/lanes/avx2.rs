@@ -84,8 +84,18 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn blend(self, mask: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        op!(self, _mm256_or_si256(_mm256_and_si256(mask, a), _mm256_andnot_si256(mask, b)))
+    }
+
+    #[inline(always)]
     fn add64(self, a: __m256i, b: __m256i) -> __m256i {
         op!(self, _mm256_add_epi64(a, b))
+    }
+
+    #[inline(always)]
+    fn sub64(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(self, _mm256_sub_epi64(a, b))
     }
 
     #[inline(always)]
@@ -185,6 +195,16 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn eq64(self, a: __m256i, b: __m256i) -> __m256i {
+        op!(self, _mm256_cmpeq_epi64(a, b))
+    }
+
+    #[inline(always)]
+    fn mask64(self, bits: u32) -> __m256i {
+        self.load_words(&KEEP.0[bits as usize % 16])
+    }
+
+    #[inline(always)]
     fn eq64_bits(self, a: __m256i, b: __m256i) -> u32 {
         op!(self, {
             let equal = _mm256_castsi256_pd(_mm256_cmpeq_epi64(a, b));
@@ -205,10 +225,8 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn expand64(self, a: __m256i, bits: u32) -> __m256i {
-        let bits = bits as usize % 16;
-        let order = self.load_words(&EXPAND.0[bits]);
-        let keep = self.load_words(&KEEP.0[bits]);
-        self.and(op!(self, _mm256_permutevar8x32_epi32(a, order)), keep)
+        let order = self.load_words(&EXPAND.0[bits as usize % 16]);
+        self.and(op!(self, _mm256_permutevar8x32_epi32(a, order)), self.mask64(bits))
     }
 }
 

@@ -84,8 +84,18 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
+    fn blend(self, mask: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        op!(self, _mm512_ternarylogic_epi64::<0xca>(mask, a, b))
+    }
+
+    #[inline(always)]
     fn add64(self, a: __m512i, b: __m512i) -> __m512i {
         op!(self, _mm512_add_epi64(a, b))
+    }
+
+    #[inline(always)]
+    fn sub64(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(self, _mm512_sub_epi64(a, b))
     }
 
     #[inline(always)]
@@ -178,6 +188,16 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn sum64(self, a: __m512i) -> u64 {
         op!(self, _mm512_reduce_add_epi64(a).cast_unsigned())
+    }
+
+    #[inline(always)]
+    fn eq64(self, a: __m512i, b: __m512i) -> __m512i {
+        op!(self, _mm512_movm_epi64(_mm512_cmpeq_epi64_mask(a, b)))
+    }
+
+    #[inline(always)]
+    fn mask64(self, bits: u32) -> __m512i {
+        op!(self, _mm512_movm_epi64(bits as __mmask8))
     }
 
     #[inline(always)]

@@ -49,9 +49,13 @@ pub(crate) trait Lanes: Copy {
     fn or(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// Bitwise and.
     fn and(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// The bits of `a` where `mask` has ones, those of `b` elsewhere.
+    fn blend(self, mask: Self::Vector, a: Self::Vector, b: Self::Vector) -> Self::Vector;
 
     /// Sum of the 64-bit lanes, wrapping.
     fn add64(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// Difference of the 64-bit lanes, wrapping.
+    fn sub64(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// 64-bit lanes shifted left by `N` (1..=63).
     fn shl64<const N: i32>(self, a: Self::Vector) -> Self::Vector;
     /// 64-bit lanes shifted right by `N` (1..=63), zeros coming in.
@@ -90,6 +94,10 @@ pub(crate) trait Lanes: Copy {
 
     /// Sum of the 64-bit lanes, wrapping.
     fn sum64(self, a: Self::Vector) -> u64;
+    /// All ones in the words that are equal, zeros in the others.
+    fn eq64(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
+    /// All ones in the words whose bit is set, zeros in the others.
+    fn mask64(self, bits: u32) -> Self::Vector;
     /// Bit `i` is set where words `i` are equal.
     fn eq64_bits(self, a: Self::Vector, b: Self::Vector) -> u32;
     /// Whether any bit is set.

@@ -84,8 +84,18 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
+    fn blend(self, mask: uint64x2_t, a: uint64x2_t, b: uint64x2_t) -> uint64x2_t {
+        op!(self, vbslq_u64(mask, a, b))
+    }
+
+    #[inline(always)]
     fn add64(self, a: uint64x2_t, b: uint64x2_t) -> uint64x2_t {
         op!(self, vaddq_u64(a, b))
+    }
+
+    #[inline(always)]
+    fn sub64(self, a: uint64x2_t, b: uint64x2_t) -> uint64x2_t {
+        op!(self, vsubq_u64(a, b))
     }
 
     #[inline(always)]
@@ -183,6 +193,19 @@ impl Lanes for Neon {
     #[inline(always)]
     fn sum64(self, a: uint64x2_t) -> u64 {
         op!(self, vaddvq_u64(a))
+    }
+
+    #[inline(always)]
+    fn eq64(self, a: uint64x2_t, b: uint64x2_t) -> uint64x2_t {
+        op!(self, vceqq_u64(a, b))
+    }
+
+    #[inline(always)]
+    fn mask64(self, bits: u32) -> uint64x2_t {
+        self.load_words(&[
+            0u64.wrapping_sub(u64::from(bits & 1)),
+            0u64.wrapping_sub(u64::from(bits >> 1 & 1)),
+        ])
     }
 
     #[inline(always)]

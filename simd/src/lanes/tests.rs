@@ -38,6 +38,12 @@ fn words_are_packed_and_spread_by_every_mask() {
             let mut spread = vec![0; L::WORDS];
             lanes.store_words(lanes.expand64(lanes.load_words(&words), bits), &mut spread);
             assert_eq!(spread, expected, "{bits:#b}");
+
+            let other = vec![7; L::WORDS];
+            let blended = lanes.blend(lanes.mask64(bits), lanes.load_words(&words), lanes.load_words(&other));
+            let expected: Vec<_> = (0..L::WORDS).map(|i| if chosen(i) { words[i] } else { 7 }).collect();
+            lanes.store_words(blended, &mut spread);
+            assert_eq!(spread, expected, "{bits:#b}");
         }
     }
     on_each_level!(check);
@@ -53,6 +59,7 @@ fn equal_words_are_told_apart() {
                 (0..L::WORDS).map(|i| if bits >> i & 1 == 1 { 5 } else { 5 | 1 << 63 }).collect();
             let (a, b) = (lanes.load_words(&words), lanes.load_words(&other));
             assert_eq!(lanes.eq64_bits(a, b), bits, "{bits:#b}");
+            assert_eq!(lanes.eq64_bits(lanes.eq64(a, b), lanes.mask64(bits)), all_words::<L>(), "{bits:#b}");
             assert_eq!(lanes.any(lanes.xor(a, b)), bits != all_words::<L>(), "{bits:#b}");
         }
     }

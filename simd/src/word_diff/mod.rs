@@ -1,8 +1,9 @@
 //! The words in which two pages differ, packed together, and the way back.
 //!
 //! A page that was relocated, copied on write or touched since the last round differs from its base
-//! in few words. The difference is a mask of 512 bits and the exclusive or of just those words, in
-//! order. Coding them is not done here.
+//! in few words. The difference is a mask of 512 bits and the page's own words in just those places, in
+//! order: pointers and counters that changed are found elsewhere as they are, and not as what they
+//! changed by. Coding them is not done here.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -22,7 +23,7 @@ use crate::{Level, PAGE_SIZE, PAGE_WORDS, Page};
 /// Writes where and how `page` differs from `base`; returns in how many words.
 ///
 /// Bit `i % 64` of `mask[i / 64]` says that words `i` differ. With `n` the number returned,
-/// `words[..n]` is `page ^ base` of those words in order; what is left in `words[n..]` is
+/// `words[..n]` are those words of `page` in order; what is left in `words[n..]` is
 /// unspecified and depends on the level.
 pub fn word_diff(
     level: Level,
@@ -46,7 +47,7 @@ pub fn word_diff(
 /// `words` that took.
 ///
 /// `words` begins with those words, little-endian, and may go on with anything: so they can be used where a decoder
-/// put them. Words of zero are taken as they come: they change nothing.
+/// put them. Words that are as in `base` are taken as they come: they change nothing.
 ///
 /// # Errors
 ///

@@ -13,10 +13,9 @@ pub(super) fn word_diff(
     for ((page, base), bits) in pairs.zip(mask) {
         *bits = 0;
         for (i, (page, base)) in page.as_chunks::<8>().0.iter().zip(base.as_chunks::<8>().0).enumerate() {
-            let word = u64::from_le_bytes(*page) ^ u64::from_le_bytes(*base);
-            words[found] = word;
-            *bits |= u64::from(word != 0) << i;
-            found += usize::from(word != 0);
+            words[found] = u64::from_le_bytes(*page);
+            *bits |= u64::from(page != base) << i;
+            found += usize::from(page != base);
         }
     }
     found
@@ -27,12 +26,9 @@ pub(super) fn word_patch(base: &Page, mask: &[u64; 8], words: &[u8], page: &mut 
     let pairs = base.as_chunks::<512>().0.iter().zip(page.as_chunks_mut::<512>().0);
     for ((base, page), bits) in pairs.zip(mask) {
         for (i, (base, page)) in base.as_chunks::<8>().0.iter().zip(page.as_chunks_mut::<8>().0).enumerate() {
-            *page = *base;
-            if bits >> i & 1 != 0 {
-                // There are as many words as bits.
-                let word = words.next().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-                *page = (u64::from_le_bytes(*base) ^ word).to_le_bytes();
-            }
+            let here = bits >> i & 1 != 0;
+            // There are as many words as bits.
+            *page = *if here { words.next().unwrap_or(base) } else { base };
         }
     }
 }

@@ -21,8 +21,7 @@ pub(super) fn word_diff<L: Lanes>(
         *bits = 0;
         for i in 0..64 / L::WORDS {
             let vector = lanes.load(&page[i * L::BYTES..]);
-            let vector = lanes.xor(vector, lanes.load(&base[i * L::BYTES..]));
-            let differ = lanes.eq64_bits(vector, lanes.zero()) ^ all_words::<L>();
+            let differ = lanes.eq64_bits(vector, lanes.load(&base[i * L::BYTES..])) ^ all_words::<L>();
             lanes.store_words(lanes.compress64(vector, differ), &mut words[found..]);
             found += differ.count_ones() as usize;
             *bits |= u64::from(differ) << (i * L::WORDS);
@@ -40,7 +39,7 @@ pub(super) fn word_patch<L: Lanes>(lanes: L, base: &Page, mask: &[u64; 8], words
         for i in 0..64 / L::WORDS {
             let set = (bits >> (i * L::WORDS)) as u32 & all_words::<L>();
             let vector = lanes.expand64(lanes.load(&words[used * 8..]), set);
-            let vector = lanes.xor(vector, lanes.load(&base[i * L::BYTES..]));
+            let vector = lanes.blend(lanes.mask64(set), vector, lanes.load(&base[i * L::BYTES..]));
             lanes.store(vector, &mut page[i * L::BYTES..]);
             used += set.count_ones() as usize;
         }
