@@ -21,6 +21,7 @@ mod decode;
 mod encode;
 mod error;
 mod format;
+pub mod guest;
 pub mod image;
 pub mod inspect;
 mod longmatch;
