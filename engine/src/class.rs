@@ -1,10 +1,11 @@
-//! Content classes: what kind of bytes a residual page holds.
+//! Classes of residual pages: what the guest uses a page for, or else what kind of bytes it holds.
 //!
-//! Pages of one class are coded together, which suits the coder and costs little: on the reference guests
-//! grouping by these classes makes zstd's output 0.5 % smaller than physical order, finer classes do not help
-//! (`docs/benchmarks.md`). A class steers how bytes are coded, never what they are; the guest's own page
-//! classes will refine these.
+//! Pages of one class are coded together, which suits the coder and costs little. A guest that can be read
+//! ([`crate::guest`]) says what its pages are; of others, the scan's counters tell as much as is worth knowing: grouping by
+//! content makes zstd's output 0.5 % smaller than physical order, finer classes do not help (`docs/benchmarks.md`). A
+//! class steers how bytes are coded, never what they are.
 
+use crate::guest::GuestClass;
 use mig_simd::{PAGE_WORDS, Page, PageRecord};
 
 /// The class of a residual page. The numbers are the format's.
@@ -23,17 +24,47 @@ pub enum Class {
     Sparse = 4,
     /// Anything else.
     Other = 5,
+    /// The guest's page tables.
+    PageTable = 6,
+    /// Its array of `struct page`.
+    MemMap = 7,
+    /// Kernel objects.
+    Slab = 8,
+    /// Other memory of the kernel.
+    Kernel = 9,
+    /// Reserved since boot: the kernel's image, firmware.
+    Reserved = 10,
+    /// Files in memory.
+    Shmem = 11,
+    /// Heaps, stacks and private copies of files' pages.
+    Anonymous = 12,
+    /// Page cache that no reference holds.
+    File = 13,
+    /// Free memory, with what it held before.
+    Free = 14,
+    /// Huge pages.
+    HugeTlb = 15,
 }
 
 impl Class {
     /// All classes in the format's order.
-    pub const ALL: [Class; 6] = [
+    pub const ALL: [Class; 16] = [
         Class::Incompressible,
         Class::Text,
         Class::UserPointers,
         Class::KernelPointers,
         Class::Sparse,
         Class::Other,
+        Class::PageTable,
+        Class::MemMap,
+        Class::Slab,
+        Class::Kernel,
+        Class::Reserved,
+        Class::Shmem,
+        Class::Anonymous,
+        Class::File,
+        Class::Free,
+        Class::HugeTlb,
     ];
 
     pub(crate) fn from_id(id: u32) -> Option<Self> {
@@ -49,6 +80,36 @@ impl Class {
             Class::KernelPointers => "kernel pointers",
             Class::Sparse => "sparse",
             Class::Other => "other",
+            Class::PageTable => "page tables",
+            Class::MemMap => "memmap",
+            Class::Slab => "slab",
+            Class::Kernel => "other kernel",
+            Class::Reserved => "reserved",
+            Class::Shmem => "shmem",
+            Class::Anonymous => "anonymous",
+            Class::File => "file",
+            Class::Free => "free",
+            Class::HugeTlb => "hugetlb",
+        }
+    }
+
+    /// The class of a page whose content is of class `self`, if the guest says what it is for. What no coder shrinks is that whoever owns it.
+    pub(crate) fn refined(self, guest: GuestClass) -> Self {
+        if self == Class::Incompressible {
+            return self;
+        }
+        match guest {
+            GuestClass::Unknown => self,
+            GuestClass::Free => Class::Free,
+            GuestClass::File => Class::File,
+            GuestClass::Shmem => Class::Shmem,
+            GuestClass::Anonymous => Class::Anonymous,
+            GuestClass::Slab => Class::Slab,
+            GuestClass::PageTable => Class::PageTable,
+            GuestClass::MemMap => Class::MemMap,
+            GuestClass::HugeTlb => Class::HugeTlb,
+            GuestClass::Reserved => Class::Reserved,
+            GuestClass::Kernel => Class::Kernel,
         }
     }
 

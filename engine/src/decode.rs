@@ -14,16 +14,19 @@ use std::ops::Range;
 use mig_simd::{Level, PageRecord, page_scan};
 use rayon::prelude::*;
 
-use crate::class::Class;
 use crate::columns::{self, Addressing, Run, Settled};
 use crate::encode::digest;
 use crate::error::DecodeError;
 use crate::format::block::{Block, Codec, Group};
 use crate::format::{Frame, FrameType, Header, ReferenceKind};
+use crate::locate::{
+    Base, Residual, check_random_access, check_runs, invalid, is_checked, place, read_placements,
+    residual_pages,
+};
 use crate::longmatch::Match;
 use crate::matches::{self, MatchLists};
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
-use crate::refs::Reference;
+use crate::refs::{Reference, page_parts, reference_page, reference_words};
 use crate::residual::{PackedGroup, spread_literals};
 
 /// Pages put together, fingerprinted and stored at a time: they stay in the cache in between.
@@ -86,22 +89,6 @@ enum GroupData {
     Packed(PackedGroup),
 }
 
-/// A residual page and where its literals are.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Residual {
-    pub(crate) page: u64,
-    pub(crate) group: usize,
-    /// Its place in the group.
-    pub(crate) nth: usize,
-    /// Where the literals start in a group that is stored, and their length in bytes.
-    pub(crate) start: usize,
-    pub(crate) len: usize,
-}
-
-fn invalid(field: &'static str, why: &'static str) -> DecodeError {
-    DecodeError::Invalid { field, why }
-}
-
 impl ParsedBlock {
     /// The pages that the block rebuilds.
     pub fn pages(&self) -> &PageSet {
@@ -123,21 +110,22 @@ impl ParsedBlock {
         self.block.round
     }
 
-    /// Puts the literals of a residual page in their places; `index` is its place among those.
-    fn load(&self, level: Level, index: usize, page: &mut Page) {
+    /// Puts the literals of a residual page in their places, and its base's words in the others; `index` is its place among those.
+    fn load(&self, level: Level, index: usize, base: Option<&Page>, page: &mut Page) {
         let residual = &self.residual[index];
         match &self.groups[residual.group] {
             GroupData::Stored(range) => {
                 let literals = &self.data[range.clone()][residual.start..residual.start + residual.len];
                 spread_literals(literals, self.matches.of_page(index), page);
             }
-            GroupData::Packed(group) => group.unpack(level, residual.nth, page),
+            GroupData::Packed(group) => group.unpack(level, residual.nth, base, residual.address, page),
         }
     }
 
     /// A residual page's place among those.
     fn residual_index(&self, page: u64) -> Option<usize> {
-        self.residual.binary_search_by_key(&page, |residual| residual.page).ok()
+        let ordinal = self.block.pages.ordinal_of(page)?;
+        self.residual.binary_search_by_key(&ordinal, |residual| residual.ordinal).ok()
     }
 }
 
@@ -176,21 +164,22 @@ impl<'a> BlockDecoder<'a> {
             start..at
         };
         let numbers = residual_pages(&block.pages, &runs);
+        let pages: Vec<u64> = numbers.iter().map(|&(_, page)| page).collect();
         let matches = match &block.matches {
             None => MatchLists::default(),
             Some(piece) => {
                 let list = piece.decode(&data[next(piece.coded_len)], "long matches")?;
                 let spaces = self.addressing.len() + 1;
-                matches::decode(&list, numbers.iter().copied(), spaces)?
+                matches::decode(&list, pages.iter().copied(), spaces)?
             }
         };
         let checks = block.checks.as_ref().map(|piece| next(piece.coded_len));
-        let held = |run: &&Run| !matches!(run.settled, Settled::Zero | Settled::Uniform(_));
-        let checked: u64 = runs.iter().filter(held).map(|run| u64::from(run.pages)).sum();
+        let checked: u64 = runs.iter().filter(|run| is_checked(run)).map(|run| u64::from(run.pages)).sum();
         if checks.as_ref().is_some_and(|checks| checks.len() as u64 != checked * 8) {
             return Err(invalid("checks", "not eight bytes for each page that needs one"));
         }
-        let residual = place(&block, &classes, &matches, &numbers)?;
+        let mut residual = place(&block, &classes, &matches, &numbers)?;
+        read_placements(self.header, &block, &pages, &mut residual)?;
         let coded: Vec<Range<usize>> = block.groups.iter().map(|group| next(group.piece.coded_len)).collect();
         let decode = |(group, coded): (&Group, Range<usize>)| {
             Ok(match group.piece.codec {
@@ -219,7 +208,7 @@ impl<'a> BlockDecoder<'a> {
     /// [`DecodeError::Digest`] if the pages are not those that were packed. Pages of a failed block may have been
     /// stored; they hold nothing that can be relied on.
     pub fn apply(&self, block: &ParsedBlock, store: &impl PageStore) -> Result<(), DecodeError> {
-        let built = self.build_matched(block, store)?;
+        let built = self.build_parts(block, store)?;
         let pages = Pages { block, built };
         let count = block.block.pages.len();
         let batches = count.div_ceil(BATCH_PAGES);
@@ -233,7 +222,7 @@ impl<'a> BlockDecoder<'a> {
                 },
             )
             .collect::<Result<_, _>>()?;
-        let fingerprints = fingerprints.concat();
+        let fingerprints = fingerprints.concat(); // of the pages that are here, not later
         let failed = || {
             let (first_page, pages) = (block.block.pages.first(), count);
             DecodeError::Digest { first_page, pages }
@@ -244,9 +233,9 @@ impl<'a> BlockDecoder<'a> {
         if let Some(checks) = &block.checks {
             let mut checks = block.data[checks.clone()].chunks_exact(8);
             let mut ordinal = 0;
-            for run in &block.runs {
+            for run in block.runs.iter().filter(|run| run.settled != Settled::Later) {
                 let end = ordinal + run.pages as usize;
-                if !matches!(run.settled, Settled::Zero | Settled::Uniform(_)) {
+                if is_checked(run) {
                     for fingerprint in &fingerprints[ordinal..end] {
                         if checks.next() != Some(&fingerprint[0].to_le_bytes()) {
                             return Err(failed());
@@ -259,28 +248,51 @@ impl<'a> BlockDecoder<'a> {
         Ok(())
     }
 
-    /// Rebuilds the residual pages that long matches are part of.
-    fn build_matched(
+    /// Rebuilds the residual pages that have a base, or that long matches are part of.
+    fn build_parts(
         &self,
         block: &ParsedBlock,
         store: &impl PageStore,
     ) -> Result<Vec<Option<Box<Page>>>, DecodeError> {
-        let build = |index: usize| -> Result<(Option<Box<Page>>, bool), DecodeError> {
-            let matches = block.matches.of_page(index);
-            if matches.is_empty() {
+        let load = |index: usize| -> Result<Box<Page>, DecodeError> {
+            let mut page = Box::new([0; PAGE_SIZE]);
+            match block.residual[index].base {
+                None => block.load(self.level, index, None, &mut page),
+                Some(base) => {
+                    let mut words = [0; PAGE_SIZE];
+                    self.read_base(block, base, &mut words, store)?;
+                    block.load(self.level, index, Some(&words), &mut page);
+                }
+            }
+            Ok(page)
+        };
+        let has_matches = |index: usize| !block.matches.of_page(index).is_empty();
+        let indices = || (0..block.residual.len()).into_par_iter();
+        // Those without matches first: others may copy from them, and a base is only read once.
+        let based = |index: usize| {
+            let based = block.residual[index].base.is_some() && !has_matches(index);
+            based.then(|| load(index)).transpose()
+        };
+        let mut built: Vec<_> = indices().map(based).collect::<Result<_, DecodeError>>()?;
+        if block.matches.matches.is_empty() {
+            return Ok(built);
+        }
+        let matched = |index: usize| -> Result<(Option<Box<Page>>, bool), DecodeError> {
+            if !has_matches(index) {
                 return Ok((None, false));
             }
-            let mut page = Box::new([0; PAGE_SIZE]);
-            block.load(self.level, index, &mut page);
+            let mut page = load(index)?;
             let mut done = true;
-            for found in matches {
-                done &= self.copy_match(block, index, found, &mut page, store)?;
+            for found in block.matches.of_page(index) {
+                done &= self.copy_match(block, index, found, &built, &mut page, store)?;
             }
             Ok((Some(page), !done))
         };
-        let built: Vec<_> =
-            (0..block.residual.len()).into_par_iter().map(build).collect::<Result<_, DecodeError>>()?;
-        let (mut built, chained): (Vec<_>, Vec<bool>) = built.into_iter().unzip();
+        let matched: Vec<_> = indices().map(matched).collect::<Result<_, DecodeError>>()?;
+        let (matched, chained): (Vec<_>, Vec<bool>) = matched.into_iter().unzip();
+        for (built, matched) in built.iter_mut().zip(matched) {
+            *built = built.take().or(matched);
+        }
         // Sources that have matches themselves: now that all else is there, in order.
         for index in (0..built.len()).filter(|&index| chained[index]) {
             for found in block.matches.of_page(index).iter().filter(|found| found.space == 0) {
@@ -295,6 +307,27 @@ impl<'a> BlockDecoder<'a> {
         Ok(built)
     }
 
+    /// Reads the page of words that a residual page is like.
+    fn read_base(
+        &self,
+        block: &ParsedBlock,
+        base: Base,
+        words: &mut Page,
+        store: &impl PageStore,
+    ) -> Result<(), DecodeError> {
+        if let Some(index) = usize::from(base.space).checked_sub(1) {
+            return reference_words(self.header, self.references, index, base.address, words);
+        }
+        for (page, at, part) in page_parts(base.address, words) {
+            if block.block.pages.ordinal_of(page).is_some() {
+                return Err(invalid("bases", "one is a page of its own block"));
+            }
+            let read = store.read(page, at, part);
+            read.map_err(|source| DecodeError::Io { what: "reading earlier pages", source })?;
+        }
+        Ok(())
+    }
+
     /// Copies a match into the residual page with this index, unless its source is a page of this block that has
     /// matches itself; says whether it did.
     fn copy_match(
@@ -302,6 +335,7 @@ impl<'a> BlockDecoder<'a> {
         block: &ParsedBlock,
         index: usize,
         found: &Match,
+        built: &[Option<Box<Page>>],
         to: &mut Page,
         store: &impl PageStore,
     ) -> Result<bool, DecodeError> {
@@ -316,7 +350,7 @@ impl<'a> BlockDecoder<'a> {
                 return Err(invalid("long matches", "a source is in a disk image"));
             }
             let mut scratch = [0; PAGE_SIZE];
-            let from = self.reference_page(index, page, &mut scratch)?;
+            let from = reference_page(self.header, self.references, index, page, &mut scratch)?;
             to.copy_from_slice(&from[found.source_bytes()]);
             return Ok(true);
         }
@@ -335,26 +369,18 @@ impl<'a> BlockDecoder<'a> {
         if !block.matches.of_page(from).is_empty() {
             return Ok(false);
         }
-        let mut scratch = [0; PAGE_SIZE];
-        block.load(self.level, from, &mut scratch);
-        to.copy_from_slice(&scratch[found.source_bytes()]);
+        match &built[from] {
+            Some(page) => to.copy_from_slice(&page[found.source_bytes()]),
+            None => {
+                let mut scratch = [0; PAGE_SIZE];
+                block.load(self.level, from, None, &mut scratch);
+                to.copy_from_slice(&scratch[found.source_bytes()]);
+            }
+        }
         Ok(true)
     }
 
-    fn reference_page<'p>(
-        &'p self,
-        index: usize,
-        position: u64,
-        scratch: &'p mut Page,
-    ) -> Result<&'p Page, DecodeError> {
-        let Some(reference) = self.references.get(index).and_then(Option::as_ref) else {
-            let name = self.header.references.get(index).map(|need| need.name.clone()).unwrap_or_default();
-            return Err(DecodeError::MissingReference { index, name });
-        };
-        reference.block(position, scratch).map_err(|source| DecodeError::Reference { index, source })
-    }
-
-    /// Puts pages together in `batch`, stores them, and gives their fingerprints.
+    /// Puts pages together in `batch`, stores them, and gives their fingerprints; pages that come later have none.
     fn store_batch(
         &self,
         pages: &Pages<'_>,
@@ -366,11 +392,15 @@ impl<'a> BlockDecoder<'a> {
         let count = (ordinals.end - ordinals.start) as usize;
         let mut fingerprints = vec![self.zero; count];
         let mut spans: Vec<(usize, usize)> = Vec::new(); // batch places of pages that are not zero
+        let mut here: Vec<(usize, usize)> = Vec::new(); // and of those that are not later
         let mut place = 0;
         let (slots, _) = batch.bytes.as_chunks_mut::<PAGE_SIZE>();
         for (run, skip) in pages.runs_from(ordinals.start) {
             let take = ((u64::from(run.pages) - skip) as usize).min(count - place);
-            if run.settled != Settled::Zero {
+            if run.settled != Settled::Later {
+                here.push((place, place + take));
+            }
+            if !matches!(run.settled, Settled::Zero | Settled::Later) {
                 for (offset, to) in slots[place..place + take].iter_mut().enumerate() {
                     let ordinal = ordinals.start + (place + offset) as u64;
                     self.fill(pages, run.settled, skip + offset as u64, ordinal, to, store)?;
@@ -401,6 +431,9 @@ impl<'a> BlockDecoder<'a> {
             }
         }
         self.store_zeros(pages, ordinals, store)?;
+        if here != [(0, count)] {
+            fingerprints = here.iter().flat_map(|&(start, end)| &fingerprints[start..end]).copied().collect();
+        }
         Ok(fingerprints)
     }
 
@@ -438,13 +471,19 @@ impl<'a> BlockDecoder<'a> {
         store: &impl PageStore,
     ) -> Result<(), DecodeError> {
         match settled {
-            Settled::Zero => to.fill(0),
+            Settled::Zero | Settled::Later => to.fill(0),
             Settled::Uniform(word) => {
                 to.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word.to_le_bytes());
             }
             Settled::Reference { index, position } => {
                 let mut scratch = [0; PAGE_SIZE];
-                *to = *self.reference_page(index.into(), position + offset, &mut scratch)?;
+                *to = *reference_page(
+                    self.header,
+                    self.references,
+                    index.into(),
+                    position + offset,
+                    &mut scratch,
+                )?;
             }
             Settled::Duplicate { source } => {
                 let source = source + offset;
@@ -485,7 +524,7 @@ impl Pages<'_> {
         let index = self.block.residual_index(page)?;
         match &self.built[index] {
             Some(page) => *to = **page,
-            None => self.block.load(level, index, to),
+            None => self.block.load(level, index, None, to),
         }
         Some(())
     }
@@ -506,89 +545,4 @@ impl Pages<'_> {
         let skip = rest.first().map_or(0, |run| u64::from(run.pages) - (before - ordinal));
         rest.iter().enumerate().map(move |(index, run)| (run, if index == 0 { skip } else { 0 }))
     }
-}
-
-/// Checks that what runs point to can exist.
-pub(crate) fn check_runs(header: &Header, pages: &PageSet, runs: &[Run]) -> Result<(), DecodeError> {
-    let page_count = header.layout.page_count();
-    let (mut ordinal, end_of) = (0, |start: u64, run: &Run| start.saturating_add(run.pages.into()));
-    for run in runs {
-        match run.settled {
-            Settled::Reference { index, position } => {
-                let need = &header.references[usize::from(index)]; // `columns::decode` knows how many
-                if end_of(position, run) > need.blocks {
-                    return Err(invalid("columns", "a run ends beyond its reference"));
-                }
-            }
-            Settled::Duplicate { source } => {
-                if end_of(source, run) > page_count {
-                    return Err(invalid("columns", "a duplicate's source is beyond the memory"));
-                }
-                if source == pages.page_at(ordinal) {
-                    return Err(invalid("columns", "a page is a duplicate of itself"));
-                }
-            }
-            Settled::Zero | Settled::Uniform(_) | Settled::Residual => {}
-        }
-        ordinal += u64::from(run.pages);
-    }
-    Ok(())
-}
-
-/// Checks that a block of a stream for random access can be read alone.
-pub(crate) fn check_random_access(block: &Block) -> Result<(), DecodeError> {
-    if block.matches.is_some() || block.checks.is_none() {
-        return Err(invalid("block", "it can not be read at random, though the header says so"));
-    }
-    Ok(())
-}
-
-/// Numbers of the residual pages, in order.
-pub(crate) fn residual_pages(set: &PageSet, runs: &[Run]) -> Vec<u64> {
-    let mut pages = Vec::new();
-    let mut ordinal = 0;
-    for run in runs {
-        let end = ordinal + u64::from(run.pages);
-        if run.settled == Settled::Residual {
-            pages.extend(set.slice(ordinal..end).flatten());
-        }
-        ordinal = end;
-    }
-    pages
-}
-
-/// Finds each residual page's literals, and checks that the groups hold just what they need.
-pub(crate) fn place(
-    block: &Block,
-    classes: &[Class],
-    matches: &MatchLists,
-    numbers: &[u64],
-) -> Result<Vec<Residual>, DecodeError> {
-    // The next group of each class, and how many of its pages and bytes are taken.
-    let mut cursors = Class::ALL.map(|class| {
-        let first = block.groups.iter().position(|group| group.class == class).unwrap_or(block.groups.len());
-        (first, 0u32, 0usize)
-    });
-    let mut residual = Vec::with_capacity(numbers.len());
-    for (index, (&page, &class)) in numbers.iter().zip(classes).enumerate() {
-        let (group, taken, start) = &mut cursors[class as usize];
-        let found = block.groups.get(*group).filter(|found| found.class == class);
-        let found = found.ok_or(invalid("groups", "a class has more pages than its groups"))?;
-        let len = PAGE_SIZE - matches.covered(index) * 8;
-        residual.push(Residual { page, group: *group, nth: *taken as usize, start: *start, len });
-        *start += len;
-        *taken += 1;
-        if *taken == found.pages {
-            // Of packed groups, the masks tell.
-            if found.piece.codec == Codec::Raw && *start as u64 != found.piece.raw_len {
-                return Err(invalid("groups", "a group's length is not that of its pages"));
-            }
-            (*group, *taken, *start) = (*group + 1, 0, 0);
-        }
-    }
-    let grouped: u64 = block.groups.iter().map(|group| u64::from(group.pages)).sum();
-    if grouped != numbers.len() as u64 || cursors.iter().any(|&(_, taken, _)| taken > 0) {
-        return Err(invalid("groups", "they have more pages than there are"));
-    }
-    Ok(residual)
 }

@@ -13,8 +13,6 @@
 
 use std::ops::Range;
 
-use mig_simd::{Level, word_diff};
-
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 use crate::table::Table;
 
@@ -80,6 +78,15 @@ pub(crate) struct Candidate {
     address: u64,
 }
 
+impl Candidate {
+    /// The space and the word address of what would be the whole page, if it matched at this distance; `None` for one that
+    /// starts before its space does.
+    pub(crate) fn page_start(&self) -> Option<(u8, i64)> {
+        let start = self.address.checked_sub(self.position.into())?;
+        Some((self.space, start as i64))
+    }
+}
+
 /// Gives the pages that matches may come from.
 pub(crate) trait Sources {
     /// A page of a space: mapped bytes where they lie, others through `scratch`; `None` for zeros, and for what
@@ -136,7 +143,8 @@ fn tag(hash: u64) -> u64 {
 }
 
 /// The `index`th word of a page.
-pub(crate) fn word(page: &Page, index: usize) -> u64 {
+#[cfg(test)]
+fn word(page: &Page, index: usize) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(&page[index * 8..index * 8 + 8]);
     u64::from_le_bytes(bytes)
@@ -152,107 +160,35 @@ fn common<'w>(one: impl Iterator<Item = &'w [u8; 8]>, other: impl Iterator<Item 
     one.zip(other).take_while(|(one, other)| one == other).count()
 }
 
-/// The same page in an older memory image.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Older<'a> {
-    pub(crate) space: u8,
-    pub(crate) page: u64,
-    pub(crate) bytes: &'a Page,
-}
-
-/// Appends the page's long matches to `out`, in ascending order and without overlap.
-///
-/// First what the page still shares with its own older version, word by word; then, in the gaps, the
-/// candidates, whose bytes `sources` gives.
+/// Appends the page's long matches to `out`, in ascending order and without overlap: the candidates, whose bytes `sources`
+/// gives, extended as far as they hold. If only some words are `wanted` (bit `i % 64` of `wanted[i / 64]` for word `i`), a match
+/// must have enough of those.
 pub(crate) fn matches_of(
-    level: Level,
     page: &Page,
     candidates: &[Candidate],
-    older: Option<Older<'_>>,
+    wanted: Option<&[u64; PAGE_WORDS / 64]>,
     sources: &impl Sources,
     search: Search,
     out: &mut Vec<Match>,
 ) {
-    let first = out.len();
-    if let Some(older) = older {
-        shared_words(level, page, older, search.min_words, out);
-    }
-    if candidates.is_empty() {
-        return;
-    }
-    if out.len() == first {
-        fill_gap(page, (0, PAGE_WORDS), candidates, sources, search, out);
-        return;
-    }
-    let fixed = out.split_off(first);
-    let mut end = 0;
-    for found in fixed {
-        fill_gap(page, (end, usize::from(found.start)), candidates, sources, search, out);
-        end = usize::from(found.start + found.words);
-        out.push(found);
-    }
-    fill_gap(page, (end, PAGE_WORDS), candidates, sources, search, out);
-}
-
-/// Ranges of at least `min_words` words that are as they were in the older version, if enough of the page is.
-fn shared_words(level: Level, page: &Page, older: Older<'_>, min_words: usize, out: &mut Vec<Match>) {
-    let (mut mask, mut words) = ([0; PAGE_WORDS / 64], [0; PAGE_WORDS]);
-    let differing = word_diff(level, page, older.bytes, &mut mask, &mut words);
-    if differing > PAGE_WORDS * 3 / 4 {
-        return;
-    }
-    let differs = |index: usize| mask[index / 64] >> (index % 64) & 1 != 0;
-    let mut start = 0;
-    while start < PAGE_WORDS {
-        let end = (start..PAGE_WORDS).find(|&index| differs(index)).unwrap_or(PAGE_WORDS);
-        if end - start >= min_words && !constant(page, start, end) {
-            out.push(Match {
-                start: start as u16,
-                words: (end - start) as u16,
-                space: older.space,
-                source: older.page * PAGE_WORDS as u64 + start as u64,
-            });
-        }
-        start = end + 1;
-    }
-}
-
-/// Whether all these words are one word: the coder has those almost for free.
-fn constant(page: &Page, start: usize, end: usize) -> bool {
-    let first = word(page, start);
-    (start + 1..end).all(|index| word(page, index) == first)
-}
-
-fn fill_gap(
-    page: &Page,
-    (low, high): (usize, usize),
-    candidates: &[Candidate],
-    sources: &impl Sources,
-    search: Search,
-    out: &mut Vec<Match>,
-) {
-    if high - low < search.min_words {
-        return;
-    }
-    let from = candidates.partition_point(|candidate| usize::from(candidate.position) < low);
-    let mut low = low;
+    let mut low = 0;
     let mut scratch = [0; PAGE_SIZE];
-    for &Candidate { position, space, address } in &candidates[from..] {
+    for &Candidate { position, space, address } in candidates {
         let position = usize::from(position);
-        if position >= high {
-            break;
-        }
-        if position < low {
+        if position < low || wanted.is_some_and(|wanted| wanted[position / 64] >> (position % 64) & 1 == 0) {
             continue;
         }
         let source_page = address / PAGE_WORDS as u64;
         let at = (address % PAGE_WORDS as u64) as usize;
         let Some(source) = sources.page(space, source_page, &mut scratch) else { continue };
-        let after = common(words(page, position, high).iter(), words(source, at, PAGE_WORDS).iter());
+        let after = common(words(page, position, PAGE_WORDS).iter(), words(source, at, PAGE_WORDS).iter());
         let before = common(words(page, low, position).iter().rev(), words(source, 0, at).iter().rev());
         let (start, end) = (position - before, position + after);
         // A hash that collided matches nothing; what surrounds it is no match of ours either.
         if after < 4 || end - start < search.min_words {
+            continue;
+        }
+        if wanted.is_some_and(|wanted| count_ones(wanted, start, end) < search.min_words) {
             continue;
         }
         out.push(Match {
@@ -265,10 +201,16 @@ fn fill_gap(
     }
 }
 
+/// How many bits from `start` up to `end` are set.
+pub(crate) fn count_ones(mask: &[u64; PAGE_WORDS / 64], start: usize, end: usize) -> usize {
+    (start..end).filter(|&index| mask[index / 64] >> (index % 64) & 1 != 0).count()
+}
+
 #[cfg(test)]
 mod tests {
+    use mig_simd::{Anchors, Level, anchors};
+
     use super::*;
-    use mig_simd::{Anchors, anchors};
 
     const SEARCH: Search = Search { sparsity: 2, min_words: 8 };
 
@@ -291,7 +233,7 @@ mod tests {
         }
     }
 
-    fn find(pages: &[Page], older: Option<Older<'_>>) -> Vec<Vec<Match>> {
+    fn find(pages: &[Page]) -> Vec<Vec<Match>> {
         let mut finder = Finder::new(pages.len() as u64);
         let level = Level::best();
         let mut all = Vec::new();
@@ -300,13 +242,12 @@ mod tests {
             anchors(level, page, SEARCH.sparsity, &mut sampled);
             let (mut candidates, mut found) = (Vec::new(), Vec::new());
             finder.probe(number as u64, sampled.positions(), sampled.hashes(), &mut candidates);
-            matches_of(level, page, &candidates, older, &Pages(pages), SEARCH, &mut found);
+            matches_of(page, &candidates, None, &Pages(pages), SEARCH, &mut found);
             for found in &found {
-                assert_eq!(found.space == 0, older.is_none());
-                let base = older.map_or(0, |older| older.page * PAGE_WORDS as u64);
+                assert_eq!(found.space, 0);
                 for i in 0..usize::from(found.words) {
-                    let source = (found.source - base) as usize + i;
-                    let bytes = older.map_or(&pages[source / PAGE_WORDS], |older| older.bytes);
+                    let source = found.source as usize + i;
+                    let bytes = &pages[source / PAGE_WORDS];
                     assert_eq!(word(page, usize::from(found.start) + i), word(bytes, source % PAGE_WORDS));
                 }
             }
@@ -320,7 +261,7 @@ mod tests {
         let one = random_page(1);
         let mut two = random_page(2);
         two[800..2800].copy_from_slice(&one[1600..3600]);
-        let found = find(&[one, two], None);
+        let found = find(&[one, two]);
         assert!(found[0].is_empty());
         assert_eq!(found[1], [Match { start: 100, words: 250, space: 0, source: 200 }]);
     }
@@ -343,7 +284,7 @@ mod tests {
                 ((space, page) == (3, 70)).then_some(&self.0)
             }
         }
-        matches_of(level, &two, &candidates, None, &Other(one), SEARCH, &mut found);
+        matches_of(&two, &candidates, None, &Other(one), SEARCH, &mut found);
         assert_eq!(found, [Match { start: 100, words: 250, space: 3, source: 70 * 512 + 200 }]);
     }
 
@@ -351,26 +292,32 @@ mod tests {
     fn a_page_does_not_match_itself() {
         let mut page = random_page(3);
         page.copy_within(0..2048, 2048);
-        assert!(find(&[page], None)[0].is_empty());
+        assert!(find(&[page])[0].is_empty());
     }
 
     #[test]
-    fn an_older_version_is_used_where_it_still_holds() {
-        let mut page = random_page(4);
-        let bytes = page;
-        page[8 * 100] ^= 1;
-        page[8 * 300] ^= 1;
-        page[8 * 303] ^= 1; // leaves two equal words between: too few
-        let older = Older { space: 2, page: 77, bytes: &bytes };
-        let found = find(&[page], Some(older));
-        let base = 77 * 512;
-        assert_eq!(
-            found[0],
-            [
-                Match { start: 0, words: 100, space: 2, source: base },
-                Match { start: 101, words: 199, space: 2, source: base + 101 },
-                Match { start: 304, words: 208, space: 2, source: base + 304 },
-            ]
-        );
+    fn only_matches_of_wanted_words_are_kept() {
+        let one = random_page(4);
+        let mut two = random_page(5);
+        two[800..2800].copy_from_slice(&one[800..2800]);
+        let level = Level::best();
+        let mut finder = Finder::new(2);
+        let (mut sampled, mut candidates) = (Anchors::default(), Vec::new());
+        anchors(level, &one, SEARCH.sparsity, &mut sampled);
+        finder.learn(0, 0, sampled.positions(), sampled.hashes());
+        anchors(level, &two, SEARCH.sparsity, &mut sampled);
+        finder.probe(1, sampled.positions(), sampled.hashes(), &mut candidates);
+        assert!(candidates.iter().all(|candidate| candidate.page_start() == Some((0, 0))));
+        let find = |wanted: &[u64; 8]| {
+            let mut found = Vec::new();
+            matches_of(&two, &candidates, Some(wanted), &Pages(&[one]), SEARCH, &mut found);
+            found
+        };
+        let whole = Match { start: 100, words: 250, space: 0, source: 100 };
+        assert_eq!(find(&[!0; 8]), [whole]);
+        assert_eq!(find(&[0, 0, !0, 0, 0, 0, 0, 0]), [whole]);
+        // Seven words are too few, and so are those outside.
+        assert_eq!(find(&[0, 0, 0x7f, 0, 0, 0, 0, 0]), []);
+        assert_eq!(find(&[!0, 0, 0, 0, 0, 0, !0, !0]), []);
     }
 }

@@ -68,3 +68,91 @@ impl FromStr for Effort {
         available.ok_or_else(|| UnknownEffort(name.to_owned()))
     }
 }
+
+/// A way of making the stream smaller that can be left out, to see what it is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Technique {
+    /// Reading the guest: classes, owners and addresses of pages. The next two, and kernel images, need it.
+    Guest,
+    /// Left-over pages in the order in which the guest sees them.
+    Order,
+    /// Pointers into their own neighbourhood as distances.
+    SelfRelative,
+    /// The kernel image on the disk, as the guest has it in memory.
+    Kernel,
+    /// Pages as what they differ in from one other page.
+    Bases,
+    /// Ranges of words that other pages hold.
+    LongMatches,
+}
+
+impl Technique {
+    /// All of them.
+    pub const ALL: [Technique; 6] = [
+        Technique::Guest,
+        Technique::Order,
+        Technique::SelfRelative,
+        Technique::Kernel,
+        Technique::Bases,
+        Technique::LongMatches,
+    ];
+
+    /// The name that [`FromStr`] takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Technique::Guest => "guest",
+            Technique::Order => "order",
+            Technique::SelfRelative => "self-relative",
+            Technique::Kernel => "kernel",
+            Technique::Bases => "bases",
+            Technique::LongMatches => "long-matches",
+        }
+    }
+}
+
+impl fmt::Display for Technique {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A word that is no technique.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("there is no technique {0:?} (those are {names})", names = Technique::ALL.map(Technique::name).join(", "))]
+pub struct UnknownTechnique(String);
+
+impl FromStr for Technique {
+    type Err = UnknownTechnique;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTechnique> {
+        let found = Technique::ALL.into_iter().find(|technique| technique.name() == name);
+        found.ok_or_else(|| UnknownTechnique(name.to_owned()))
+    }
+}
+
+/// The techniques that packing uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Techniques(u32);
+
+impl Techniques {
+    /// All of them.
+    pub const ALL: Techniques = Techniques(!0);
+
+    /// These without one.
+    #[must_use]
+    pub fn without(self, technique: Technique) -> Self {
+        Techniques(self.0 & !(1 << technique as u32))
+    }
+
+    /// Whether one is among them.
+    pub fn has(self, technique: Technique) -> bool {
+        self.0 >> technique as u32 & 1 != 0
+    }
+}
+
+impl Default for Techniques {
+    fn default() -> Self {
+        Techniques::ALL
+    }
+}

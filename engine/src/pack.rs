@@ -7,15 +7,16 @@ use std::thread::available_parallelism;
 use mig_simd::Level;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::encode::{BlockEncoder, BlockStats, CodedBlock, History, digest_bytes};
+use crate::encode::{BlockEncoder, BlockStats, CodedBlock, History, Scanned, digest_bytes};
 use crate::error::EncodeError;
 use crate::format::block::Piece;
 use crate::format::frame::{self, FrameType};
 use crate::format::index::{End, IndexEntry, write_index};
 use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
+use crate::guest::{Guest, find_notes};
 use crate::image::MemoryImage;
-use crate::options::Effort;
+use crate::options::{Effort, Technique, Techniques};
 use crate::page::PageSet;
 use crate::pipeline::{self, Steps};
 use crate::progress::{Cancel, OnProgress, Progress};
@@ -50,6 +51,7 @@ pub struct Packer<'a> {
     threads: usize,
     level: Level,
     worker: Option<&'a dyn ScanWorker>,
+    techniques: Techniques,
     progress: Option<OnProgress<'a>>,
     cancel: Cancel,
 }
@@ -102,6 +104,7 @@ impl<'a> Packer<'a> {
             threads: default_threads(),
             level: Level::best(),
             worker: None,
+            techniques: Techniques::ALL,
             progress: None,
             cancel: Cancel::new(),
         }
@@ -141,6 +144,12 @@ impl<'a> Packer<'a> {
     /// Has pages scanned by this worker instead of the CPU.
     pub fn worker(mut self, worker: &'a dyn ScanWorker) -> Self {
         self.worker = Some(worker);
+        self
+    }
+
+    /// Leaves out one technique, to see what it is worth.
+    pub fn without(mut self, technique: Technique) -> Self {
+        self.techniques = self.techniques.without(technique);
         self
     }
 
@@ -189,37 +198,63 @@ impl<'a> Packer<'a> {
         };
         let cpu = CpuWorker { level: self.level };
         let worker = self.worker.unwrap_or(&cpu);
+        let reads_guest = self.techniques.has(Technique::Guest) && self.effort != Effort::Store;
+        let guest = if reads_guest { read_guest(image, &self.cancel)? } else { None };
         let encoder =
             BlockEncoder::new(image, &self.references, worker, self.level, self.effort, self.random_access)?;
+        let mut encoder = encoder.with_techniques(self.techniques);
+        if let Some(guest) = &guest {
+            encoder = encoder.with_guest(guest);
+        }
         let mut stream = StreamWriter::new(out, &header)?;
         self.write_opaque(image, &mut stream)?;
         let pages = image.page_count();
         let mut history = History::new(pages, self.effort, self.random_access);
         history.learn(&encoder, &self.cancel)?;
         let mut next = 0;
+        let sets = || {
+            let first = next;
+            next = pages.min(first + block_pages);
+            (first < next).then(|| PageSet::from_range(first..next))
+        };
+        self.run(&encoder, &mut history, &mut stream, pages, sets, |set| encoder.scan(set))?;
+        let mut leftovers = history.leftovers(&encoder, block_pages);
+        self.run(
+            &encoder,
+            &mut history,
+            &mut stream,
+            pages,
+            || leftovers.next(),
+            |left| encoder.sample(left),
+        )?;
+        stream.finish()
+    }
+
+    /// Takes sets of pages through the encoder's three steps and writes their blocks.
+    fn run<T: Send>(
+        &self,
+        encoder: &BlockEncoder<'_, MemoryImage>,
+        history: &mut History,
+        stream: &mut StreamWriter<impl FrameWrite>,
+        total_pages: u64,
+        mut next: impl FnMut() -> Option<T> + Send,
+        scan: impl Fn(T) -> Result<Scanned, EncodeError> + Sync,
+    ) -> Result<(), EncodeError> {
         let steps = Steps {
-            source: || {
-                if self.cancel.is_cancelled() {
-                    return Err(EncodeError::Cancelled);
-                }
-                let first = next;
-                next = pages.min(first + block_pages);
-                Ok((first < next).then(|| PageSet::from_range(first..next)))
-            },
-            spread: |set: PageSet| encoder.scan(set),
-            ordered: |scanned| history.settle(&encoder, scanned),
+            source: || if self.cancel.is_cancelled() { Err(EncodeError::Cancelled) } else { Ok(next()) },
+            spread: scan,
+            ordered: |scanned| history.settle(encoder, scanned),
             again: |settled| encoder.code(&settled),
             sink: |block: CodedBlock<'_>| {
                 stream.write_block(&block)?;
                 if let Some(progress) = self.progress {
                     let (pages, stream_bytes) = (stream.pages, stream.offset);
-                    progress(Progress { pages, total_pages: image.page_count(), stream_bytes });
+                    progress(Progress { pages, total_pages, stream_bytes });
                 }
                 Ok(())
             },
         };
-        pipeline::run(rayon::current_num_threads() + 1, steps)?;
-        stream.finish()
+        pipeline::run(rayon::current_num_threads() + 1, steps)
     }
 
     fn write_opaque(
@@ -246,13 +281,24 @@ impl<'a> Packer<'a> {
     }
 }
 
+/// Reads the guest whose memory this is, if it is a Linux guest that says what it is.
+fn read_guest(image: &MemoryImage, cancel: &Cancel) -> Result<Option<Guest>, EncodeError> {
+    let notes = find_notes(image);
+    if cancel.is_cancelled() {
+        return Err(EncodeError::Cancelled);
+    }
+    Ok(Guest::read(image, Some(image.layout()), &notes))
+}
+
 /// Writes a stream's frames and keeps count.
 struct StreamWriter<W> {
     out: W,
     offset: u64,
     sequence: u64,
     pages: u64,
-    index: Vec<IndexEntry>,
+    /// Where the blocks are, unless one of them holds a list of pages.
+    index: Option<Vec<IndexEntry>>,
+    blocks: u64,
     digest: Xxh3,
     summary: PackSummary,
 }
@@ -264,7 +310,8 @@ impl<W: FrameWrite> StreamWriter<W> {
             offset: 0,
             sequence: 0,
             pages: 0,
-            index: Vec::new(),
+            index: Some(Vec::new()),
+            blocks: 0,
             digest: Xxh3::new(),
             summary: PackSummary::default(),
         };
@@ -308,22 +355,34 @@ impl<W: FrameWrite> StreamWriter<W> {
 
     fn write_block(&mut self, block: &CodedBlock<'_>) -> Result<(), EncodeError> {
         let pages = block.pages();
-        self.index.push(IndexEntry { offset: self.offset, first_page: pages.first(), pages: pages.len() });
-        self.pages += pages.len();
+        match &mut self.index {
+            Some(index)
+                if pages.ranges().len() == 1
+                    && pages.first() == index.last().map_or(0, |last| last.first_page + last.pages) =>
+            {
+                index.push(IndexEntry { offset: self.offset, first_page: pages.first(), pages: pages.len() });
+            }
+            // Only blocks of one range each, in order, are listed, and a list leaves none out.
+            index => *index = None,
+        }
+        self.blocks += 1;
+        self.pages += block.delivers();
         self.digest.update(&block.digest());
         self.summary.blocks.add(block.stats());
         self.write(FrameType::Block, &block.head(self.sequence), block.data())
     }
 
     fn finish(mut self) -> Result<PackSummary, EncodeError> {
-        let index = write_index(&self.index);
         let mut index_offset = 0;
-        if index.len() as u64 <= limits::META && self.index.len() as u64 <= limits::BLOCKS {
-            index_offset = self.offset;
-            self.write_meta(FrameType::Index, &index)?;
+        if let Some(entries) = self.index.take_if(|entries| entries.len() as u64 <= limits::BLOCKS) {
+            let index = write_index(&entries);
+            if index.len() as u64 <= limits::META {
+                index_offset = self.offset;
+                self.write_meta(FrameType::Index, &index)?;
+            }
         }
         let digest = digest_bytes(self.digest.digest128());
-        let end = End { index_offset, pages: self.pages, blocks: self.index.len() as u64, digest };
+        let end = End { index_offset, pages: self.pages, blocks: self.blocks, digest };
         self.write_meta(FrameType::End, &end.write())?;
         self.out.finish().map_err(EncodeError::Write)?;
         Ok(PackSummary { pages: self.pages, stream_bytes: self.offset, ..self.summary })

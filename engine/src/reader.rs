@@ -11,16 +11,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use mig_simd::{Level, PageRecord, page_scan};
 
 use crate::columns::{self, Addressing, Run, Settled};
-use crate::decode::{Residual, check_random_access, check_runs, place, residual_pages};
 use crate::error::DecodeError;
 use crate::format::Header;
 use crate::format::block::{Block, Codec};
 use crate::format::frame::{FrameHeader, FrameType, HEADER_LEN};
 use crate::format::index::{END_FRAME_LEN, End, IndexEntry, read_index};
+use crate::locate::{
+    Residual, check_random_access, check_runs, invalid, is_checked, place, read_placements, residual_pages,
+};
 use crate::map::FileMap;
 use crate::matches::MatchLists;
 use crate::page::{PAGE_SIZE, Page};
-use crate::refs::Reference;
+use crate::refs::{Reference, reference_page, reference_words};
 use crate::residual::PackedGroup;
 use crate::unpack::DecodeLimits;
 
@@ -60,10 +62,6 @@ struct OpenBlock {
 struct Start {
     pages: u64,
     checks: usize,
-}
-
-fn invalid(field: &'static str, why: &'static str) -> DecodeError {
-    DecodeError::Invalid { field, why }
 }
 
 impl Reader {
@@ -158,7 +156,7 @@ impl Reader {
                 out.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word.to_le_bytes());
                 return Ok(());
             }
-            Settled::Residual => self.residual(&block, number, out)?,
+            Settled::Residual => self.residual(&block, number, references, out)?,
             Settled::Duplicate { source } => {
                 let (home, ordinal) = self.block_of(source + offset)?;
                 if home > own {
@@ -168,18 +166,14 @@ impl Reader {
                 if home.run_of(ordinal)?.1.settled != Settled::Residual {
                     return Err(invalid("columns", "a duplicate's source is not residual"));
                 }
-                self.residual(&home, source + offset, out)?;
+                self.residual(&home, source + offset, references, out)?;
             }
             Settled::Reference { index, position } => {
-                let index = usize::from(index);
-                let Some(reference) = references.get(index).and_then(Option::as_ref) else {
-                    let name = self.header.references.get(index).map(|need| need.name.clone());
-                    return Err(DecodeError::MissingReference { index, name: name.unwrap_or_default() });
-                };
                 let mut scratch = [0; PAGE_SIZE];
-                let bytes = reference.block(position + offset, &mut scratch);
-                *out = *bytes.map_err(|source| DecodeError::Reference { index, source })?;
+                *out =
+                    *reference_page(&self.header, references, index.into(), position + offset, &mut scratch)?;
             }
+            Settled::Later => return Err(invalid("columns", "a page is left for later")),
         }
         let mut record = [PageRecord::default()];
         page_scan(self.level, out, &mut record);
@@ -212,7 +206,14 @@ impl Reader {
     }
 
     /// A residual page of an open block.
-    fn residual(&self, block: &OpenBlock, page: u64, out: &mut Page) -> Result<(), DecodeError> {
+    fn residual(
+        &self,
+        block: &OpenBlock,
+        page: u64,
+        references: &[Option<Reference>],
+        out: &mut Page,
+    ) -> Result<(), DecodeError> {
+        // Of one range, so their order is that of the numbers.
         let at = block.residual.binary_search_by_key(&page, |residual| residual.page);
         let residual = &block.residual[at.map_err(|_| invalid("columns", "a residual page is missing"))?];
         let piece = &block.block.groups[residual.group].piece;
@@ -225,7 +226,17 @@ impl Reader {
         }
         let pages = block.block.groups[residual.group].pages;
         let group = self.groups.get(key, || PackedGroup::decode(piece, coded, pages))?;
-        group.unpack(self.level, residual.nth, out);
+        let mut words = [0; PAGE_SIZE];
+        let base = match residual.base {
+            Some(base) => {
+                let index = usize::from(base.space).checked_sub(1);
+                let index = index.ok_or(invalid("bases", "one is a page of the guest"))?;
+                reference_words(&self.header, references, index, base.address, &mut words)?;
+                Some(&words)
+            }
+            None => None,
+        };
+        group.unpack(self.level, residual.nth, base, residual.address, out);
         Ok(())
     }
 }
@@ -255,12 +266,14 @@ impl OpenBlock {
         let (runs, classes) = columns::decode(&block.columns, &block.pages, &addressing)?;
         check_runs(header, &block.pages, &runs)?;
         let numbers = residual_pages(&block.pages, &runs);
-        let residual = place(&block, &classes, &MatchLists::default(), &numbers)?;
+        let mut residual = place(&block, &classes, &MatchLists::default(), &numbers)?;
+        let pages: Vec<u64> = numbers.iter().map(|&(_, page)| page).collect();
+        read_placements(header, &block, &pages, &mut residual)?;
         let mut start = Start { pages: 0, checks: 0 };
         let starts = runs.into_iter().map(|run| {
             let entry = (start, run);
             start.pages += u64::from(run.pages);
-            if !matches!(run.settled, Settled::Zero | Settled::Uniform(_)) {
+            if is_checked(&run) {
                 start.checks += run.pages as usize;
             }
             entry
@@ -287,6 +300,8 @@ impl OpenBlock {
             + size_of_val(&*self.groups)
             + size_of_val(&*self.block.groups)
             + self.block.columns.len()
+            + self.block.addresses.len()
+            + self.block.bases.len()
     }
 
     fn run_of(&self, ordinal: u64) -> Result<(Start, Run), DecodeError> {

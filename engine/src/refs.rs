@@ -9,11 +9,11 @@ use std::path::Path;
 
 use mig_simd::{Level, PageRecord, page_eq, page_scan};
 
-use crate::error::EncodeError;
+use crate::error::{DecodeError, EncodeError};
 use crate::format::{Header, ReferenceKind, ReferenceNeed, limits};
 use crate::image::{ImageFormat, MemoryImage, Run};
 use crate::pack::default_threads;
-use crate::page::{PAGE_SIZE, Page};
+use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 use crate::progress::Cancel;
 use crate::reference::{
     BlockSource, DiskImage, DiskRun, Identity, Index, IndexBuilder, IndexError, ReferenceError, SourceTie,
@@ -262,6 +262,45 @@ impl Reference {
     ) -> Result<&'p Page, EncodeError> {
         self.block(page, scratch).map_err(|error| self.read_error(error))
     }
+}
+
+/// A page of one of a stream's references.
+pub(crate) fn reference_page<'p>(
+    header: &Header,
+    references: &'p [Option<Reference>],
+    index: usize,
+    position: u64,
+    scratch: &'p mut Page,
+) -> Result<&'p Page, DecodeError> {
+    let Some(reference) = references.get(index).and_then(Option::as_ref) else {
+        let name = header.references.get(index).map(|need| need.name.clone()).unwrap_or_default();
+        return Err(DecodeError::MissingReference { index, name });
+    };
+    reference.block(position, scratch).map_err(|source| DecodeError::Reference { index, source })
+}
+
+/// Fills `page` with the 512 words from word `address` of one of a stream's references on.
+pub(crate) fn reference_words(
+    header: &Header,
+    references: &[Option<Reference>],
+    index: usize,
+    address: u64,
+    page: &mut Page,
+) -> Result<(), DecodeError> {
+    let mut scratch = [0; PAGE_SIZE];
+    for (block, at, part) in page_parts(address, page) {
+        let bytes = reference_page(header, references, index, block, &mut scratch)?;
+        part.copy_from_slice(&bytes[at..at + part.len()]);
+    }
+    Ok(())
+}
+
+/// The one or two pages that hold the 512 words from `address` on: number, first byte, and where they go.
+pub(crate) fn page_parts(address: u64, page: &mut Page) -> impl Iterator<Item = (u64, usize, &mut [u8])> {
+    let at = (address % PAGE_WORDS as u64) as usize * 8;
+    let first = address / PAGE_WORDS as u64;
+    let (head, tail) = page.split_at_mut(PAGE_SIZE - at);
+    [(first, at, head), (first + 1, 0, tail)].into_iter().filter(|(_, _, part)| !part.is_empty())
 }
 
 /// The fingerprint function that index builders take.

@@ -6,7 +6,7 @@
 //! in `docs/benchmarks.md`. A group that does not shrink is stored as it is.
 
 use crossbeam::queue::ArrayQueue;
-use mig_simd::{Level, word_diff, word_patch};
+use mig_simd::{Level, self_relative, word_diff, word_patch};
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
@@ -74,7 +74,8 @@ pub(crate) struct GroupCoder {
 }
 
 struct Scratch {
-    page: Page,
+    rest: Page,
+    relative: Page,
     words: [u64; PAGE_WORDS],
 }
 
@@ -106,7 +107,7 @@ impl GroupCoders {
             return Ok(coder);
         }
         let compressor = self.recipe.zstd.map(new_compressor).transpose()?;
-        let scratch = Box::new(Scratch { page: ZERO, words: [0; PAGE_WORDS] });
+        let scratch = Box::new(Scratch { rest: ZERO, relative: ZERO, words: [0; PAGE_WORDS] });
         let (words, masks, coded) = Default::default();
         Ok(GroupCoder { compressor, words, masks, literal_len: 0, scratch, coded })
     }
@@ -134,22 +135,35 @@ impl GroupCoder {
         self.masks.reserve(pages * MASK_LEN);
     }
 
-    /// Adds the next page of the group.
-    pub(crate) fn push(&mut self, level: Level, page: &Page, matches: &[Match]) {
-        let Scratch { page: rest, words } = &mut *self.scratch;
+    /// Adds the next page of the group: the words that no match covers and that are not those of `base`, or zero without one.
+    /// Self-relative words are coded for `address`, if there is one; then there is no base.
+    pub(crate) fn push(
+        &mut self,
+        level: Level,
+        page: &Page,
+        matches: &[Match],
+        base: Option<&Page>,
+        address: Option<u64>,
+    ) {
+        let Scratch { rest, relative, words } = &mut *self.scratch;
         self.literal_len += PAGE_SIZE;
-        let page = if matches.is_empty() {
-            page
-        } else {
+        let base = base.unwrap_or(&ZERO);
+        let mut page = page;
+        if !matches.is_empty() {
             *rest = *page;
             for found in matches {
-                rest[found.bytes()].fill(0);
+                rest[found.bytes()].copy_from_slice(&base[found.bytes()]);
                 self.literal_len -= found.bytes().len();
             }
-            rest
-        };
+            page = rest;
+        }
+        if let Some(address) = address {
+            // Zeros stay zeros, so this does not change which words are stored.
+            self_relative(level, page, address, relative);
+            page = relative;
+        }
         let mut mask = [0; 8];
-        let count = word_diff(level, page, &ZERO, &mut mask, words);
+        let count = word_diff(level, page, base, &mut mask, words);
         // Nothing to do where words are little-endian already.
         words[..count].iter_mut().for_each(|word| *word = word.to_le());
         self.words.extend_from_slice(bytemuck::cast_slice(&words[..count]));
@@ -268,11 +282,24 @@ impl PackedGroup {
         std::array::from_fn(|_| words.next().unwrap_or_default())
     }
 
-    /// Puts a page together: its words that are here, and zeros everywhere else.
-    pub(crate) fn unpack(&self, level: Level, nth: usize, page: &mut Page) {
+    /// Puts a page together: its words that are here, and those of `base`, or zeros, everywhere else. Self-relative words were
+    /// coded for `address`, if there is one; then there is no base.
+    pub(crate) fn unpack(
+        &self,
+        level: Level,
+        nth: usize,
+        base: Option<&Page>,
+        address: Option<u64>,
+        page: &mut Page,
+    ) {
         let words = &self.bytes[self.starts[nth] as usize..];
-        let patched = word_patch(level, &ZERO, &self.mask(nth), words, page);
+        let mut coded = ZERO;
+        let to = if address.is_some() { &mut coded } else { &mut *page };
+        let patched = word_patch(level, base.unwrap_or(&ZERO), &self.mask(nth), words, to);
         debug_assert!(patched.is_ok(), "the starts are those of the masks");
+        if let Some(address) = address {
+            self_relative(level, &coded, address, page);
+        }
     }
 
     /// Checks that no word is here that a match covers.

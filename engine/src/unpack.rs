@@ -19,6 +19,7 @@ use crate::format::{Header, limits};
 use crate::image::{ImageLayout, ImageWriter, WriteAs};
 use crate::pack::default_threads;
 use crate::page::PAGE_SIZE;
+use crate::pending::Pending;
 use crate::pipeline::{self, Steps};
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
@@ -68,7 +69,8 @@ pub struct UnpackSummary {
     pub stream_bytes: u64,
 }
 
-/// Unpacking failed; `done` says how much of the image is good: its first pages, and nothing after them.
+/// Unpacking failed; `done` says how much of the image is good. Which pages those are is not told: pages that others are like
+/// come late in a stream.
 #[derive(Debug, thiserror::Error)]
 #[error("{source}")]
 pub struct UnpackError {
@@ -177,7 +179,7 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
         let decoder = BlockDecoder::new(&header, references, level);
         let total_pages = header.layout.page_count();
         let mut done = UnpackSummary { stream_bytes: first_bytes, ..UnpackSummary::default() };
-        let mut end = EndCheck::default();
+        let (mut end, mut pending) = (EndCheck::default(), Pending::default());
         let steps = Steps {
             source: || {
                 if cancel.is_cancelled() {
@@ -190,12 +192,18 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
                 end.check_place(&parsed)?;
                 match parsed {
                     Parsed::Block(block) => {
-                        check_order(&block, done.pages)?;
+                        if block.round() != 0 {
+                            return Err(DecodeError::Invalid {
+                                field: "round",
+                                why: "a file has none but 0",
+                            });
+                        }
+                        let brings = pending.take(block.pages(), block.runs())?;
                         decoder.apply(&block, store)?;
                         end.digest.update(&block.digest());
                         let (first_page, pages) = (block.pages().first(), block.pages().len());
                         end.add_place(&IndexEntry { offset: done.stream_bytes, first_page, pages });
-                        done.pages += block.pages().len();
+                        done.pages += brings;
                         done.blocks += 1;
                     }
                     Parsed::Opaque(offset, bytes) => {
@@ -218,7 +226,7 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
         };
         let result = pipeline::run(rayon::current_num_threads() + 1, steps);
         let result = result.and_then(|()| match end.end {
-            Some(_) if done.pages == total_pages => Ok(()),
+            Some(_) if pending.is_complete(total_pages) => Ok(()),
             Some(_) => Err(DecodeError::Invalid { field: "end", why: "pages are missing" }),
             None => Err(DecodeError::Truncated {
                 field: "stream (it has no end)",
@@ -268,18 +276,6 @@ fn read_opaque(frame: &Frame) -> Result<Parsed, DecodeError> {
         return Err(DecodeError::Checksum { field });
     }
     Ok(Parsed::Opaque(offset, bytes))
-}
-
-/// Blocks of a file are of round 0 and hold one range each, one after the other.
-fn check_order(block: &ParsedBlock, done: u64) -> Result<(), DecodeError> {
-    let pages = block.pages();
-    if block.round() != 0 {
-        return Err(DecodeError::Invalid { field: "round", why: "a file has none but 0" });
-    }
-    if pages.ranges().len() != 1 || pages.first() != done {
-        return Err(DecodeError::Invalid { field: "block", why: "its pages do not follow those before it" });
-    }
-    Ok(())
 }
 
 /// Opaque bytes lie in one gap between segments: a store must not be asked to change pages by them.

@@ -1,6 +1,6 @@
 //! The columns of a block: what each page is, as runs, in a few bits a run.
 //!
-//! A block's pages are described by runs of one kind: zero, uniform, duplicate, reference, residual. The
+//! A block's pages are described by runs of one kind: zero, uniform, duplicate, reference, residual, later. The
 //! positions of references and duplicates are where the information lies. Pages of one file come back
 //! interleaved with those of others, so a run most often goes on where one of the last runs ended, or near
 //! it: the coder keeps the last ends as *anchors*, most recently used first, and codes a rank and a small
@@ -9,7 +9,12 @@
 //! One function codes each thing in both directions ([`Coder`]), so encoder and decoder cannot drift apart;
 //! the independent reading is the slow decoder in `tests/`, written from `docs/format.md`.
 
+mod list;
+mod placement;
 mod range_coder;
+
+pub(crate) use list::{decode as decode_list, encode as encode_list};
+pub(crate) use placement::{Placements, decode as decode_placements, encode as encode_placements};
 
 use crate::class::Class;
 use crate::error::DecodeError;
@@ -37,11 +42,13 @@ pub enum Settled {
     },
     /// None of these: the pages' bytes are in the block's groups.
     Residual,
+    /// A later block of the stream has these pages.
+    Later,
 }
 
 impl Settled {
     /// Number of kinds; the order is the format's.
-    pub const KINDS: usize = 5;
+    pub const KINDS: usize = 6;
 
     /// Place of the kind in the format's list.
     pub fn kind(self) -> usize {
@@ -51,6 +58,7 @@ impl Settled {
             Settled::Duplicate { .. } => 2,
             Settled::Reference { .. } => 3,
             Settled::Residual => 4,
+            Settled::Later => 5,
         }
     }
 
@@ -263,7 +271,7 @@ struct Models<'a> {
     sources: Positions,
     reference: Number<4>,
     positions: Vec<Positions>,
-    class: Vec<Tree<3>>,
+    class: Vec<Tree<4>>,
     last_classes: [usize; 2],
 }
 
@@ -278,7 +286,7 @@ impl<'a> Models<'a> {
             sources: Positions::new(),
             reference: Number::new(),
             positions: references.iter().map(|_| Positions::new()).collect(),
-            class: vec![Tree::new(); 64],
+            class: vec![Tree::new(); Class::ALL.len() * Class::ALL.len()],
             last_classes: [0; 2],
         }
     }
@@ -308,7 +316,8 @@ impl<'a> Models<'a> {
                 Settled::Duplicate { source: u64::try_from(source).map_err(|_| "source below zero")? }
             }
             3 => self.code_reference(coder, run.settled, page, pages)?,
-            _ => Settled::Residual,
+            4 => Settled::Residual,
+            _ => Settled::Later,
         };
         Ok(Run { pages, settled })
     }
@@ -339,7 +348,7 @@ impl<'a> Models<'a> {
 
     fn code_class(&mut self, coder: &mut impl Coder, class: u32) -> u32 {
         let [before, last] = self.last_classes;
-        let class = self.class[last * 8 + before].code(coder, class);
+        let class = self.class[last * Class::ALL.len() + before].code(coder, class);
         self.last_classes = [last, class as usize];
         class
     }
@@ -358,6 +367,7 @@ mod tests {
             (0u8..2, prop_oneof![0u64..100, 0u64..1 << 40])
                 .prop_map(|(index, position)| Settled::Reference { index, position }),
             Just(Settled::Residual),
+            Just(Settled::Later),
         ]
     }
 
@@ -367,7 +377,7 @@ mod tests {
             let runs: Vec<Run> = list.into_iter().map(|(pages, settled)| Run { pages, settled }).collect();
             let total: u64 = runs.iter().map(|run| u64::from(run.pages)).sum();
             let residual: u64 = runs.iter().filter(|run| run.settled == Settled::Residual).map(|run| u64::from(run.pages)).sum();
-            let classes: Vec<Class> = (0..residual).map(|i| Class::from_id((i % 6) as u32).unwrap()).collect();
+            let classes: Vec<Class> = (0..residual).map(|i| Class::from_id((i % 16) as u32).unwrap()).collect();
             let pages = PageSet::from_range(first..first + total);
             let references = [Addressing::Blocks, Addressing::Pages];
             let bytes = encode(&pages, &runs, &classes, &references).bytes;

@@ -54,12 +54,18 @@ pub(crate) struct Block {
     pub(crate) matches: Option<Piece>,
     /// Low halves of the fingerprints of all pages that are neither zero nor uniform, for random access.
     pub(crate) checks: Option<Piece>,
+    /// Range-coded virtual addresses of residual pages (`crate::columns`); empty if there are none.
+    pub(crate) addresses: Vec<u8>,
+    /// Range-coded places of the pages that residual pages are like; empty if there are none.
+    pub(crate) bases: Vec<u8>,
     /// Ascending by class; the pages of a class fill its groups in order.
     pub(crate) groups: Vec<Group>,
 }
 
 const HAS_MATCHES: u8 = 1;
 const HAS_CHECKS: u8 = 2;
+const HAS_ADDRESSES: u8 = 4;
+const HAS_BASES: u8 = 8;
 
 impl Piece {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
@@ -118,9 +124,16 @@ impl Block {
         out.extend_from_slice(&self.columns);
         let columns_end = out.len();
         let flag = |piece: &Option<Piece>, flag| if piece.is_some() { flag } else { 0 };
-        out.push(flag(&self.matches, HAS_MATCHES) | flag(&self.checks, HAS_CHECKS));
+        let columns = [(HAS_ADDRESSES, &self.addresses), (HAS_BASES, &self.bases)];
+        let columns = columns.into_iter().filter(|(_, bytes)| !bytes.is_empty());
+        let flags = columns.clone().fold(0, |flags, (flag, _)| flags | flag);
+        out.push(flag(&self.matches, HAS_MATCHES) | flag(&self.checks, HAS_CHECKS) | flags);
         for piece in [&self.matches, &self.checks].into_iter().flatten() {
             piece.write(&mut out);
+        }
+        for (_, bytes) in columns {
+            put_varint(&mut out, bytes.len() as u64);
+            out.extend_from_slice(bytes);
         }
         put_varint(&mut out, self.groups.len() as u64);
         for group in &self.groups {
@@ -145,7 +158,7 @@ impl Block {
         let columns_len = input.varint_max("columns length", meta.len() as u64)?;
         let columns = input.take(columns_len as usize, "columns")?.to_vec();
         let flags = input.u8("block flags")?;
-        if flags & !(HAS_MATCHES | HAS_CHECKS) != 0 {
+        if flags & !(HAS_MATCHES | HAS_CHECKS | HAS_ADDRESSES | HAS_BASES) != 0 {
             return Err(DecodeError::Invalid { field: "block flags", why: "unknown flags" });
         }
         // A list never takes more room than the pages it is about.
@@ -154,6 +167,16 @@ impl Block {
         let (matches, checks) = (list(HAS_MATCHES)?, list(HAS_CHECKS)?);
         if checks.is_some_and(|piece| piece.codec != Codec::Raw) {
             return Err(DecodeError::Invalid { field: "checks", why: "they are not raw" });
+        }
+        let mut column = |flag| -> Result<Vec<u8>, DecodeError> {
+            let len =
+                if flags & flag != 0 { input.varint_max("placements length", limits::META)? } else { 0 };
+            Ok(input.take(len as usize, "placements")?.to_vec())
+        };
+        let (addresses, bases) = (column(HAS_ADDRESSES)?, column(HAS_BASES)?);
+        let empty = |flag, bytes: &[u8]| flags & flag != 0 && bytes.is_empty();
+        if empty(HAS_ADDRESSES, &addresses) || empty(HAS_BASES, &bases) {
+            return Err(DecodeError::Invalid { field: "placements", why: "they are empty" });
         }
         let count = input.varint_max("group count", limits::GROUPS)?;
         let (mut groups, mut grouped) = (Vec::new(), 0u64);
@@ -171,7 +194,7 @@ impl Block {
             last = class as u8;
         }
         input.finish("block")?;
-        let block = Block { round, pages, digest, columns, matches, checks, groups };
+        let block = Block { round, pages, digest, columns, matches, checks, addresses, bases, groups };
         let total: u64 = block.pieces().map(|piece| piece.coded_len).sum();
         if total != data_len {
             return Err(DecodeError::Invalid { field: "block", why: "its pieces do not add up to its data" });

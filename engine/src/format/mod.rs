@@ -11,7 +11,7 @@ pub(crate) mod limits;
 pub(crate) mod wire;
 
 /// The version of the format that this build writes and reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 pub use frame::{Frame, FrameRead, FrameReader, FrameType, FrameWrite};
 pub use header::{Header, ReferenceKind, ReferenceNeed};

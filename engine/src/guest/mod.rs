@@ -214,4 +214,24 @@ impl Guest {
     pub fn frame(&self, page: u64) -> Option<u64> {
         self.frames.frame_of(page)
     }
+
+    /// For each space its place in an order that puts processes of one program side by side.
+    pub(crate) fn space_order(&self) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.spaces.len() as u32).collect();
+        order.sort_by_key(|&index| &self.spaces[index as usize].name);
+        let mut places = vec![0; order.len()];
+        for (place, index) in (0..).zip(order) {
+            places[index as usize] = place;
+        }
+        places
+    }
+
+    /// Where a page comes in the guest's own order: its process, given the order of those, and its address there; without
+    /// either, its number.
+    pub(crate) fn place(&self, page: u64, spaces: &[u32]) -> (u32, u64) {
+        match (self.owner(page), self.virtual_page(page)) {
+            (Some(owner), Some(number)) => (spaces[owner] + 1, number),
+            _ => (0, page),
+        }
+    }
 }

@@ -14,6 +14,7 @@ use crate::class::Class;
 use crate::columns::Settled;
 use crate::error::EncodeError;
 use crate::format::ReferenceKind;
+use crate::guest::Guest;
 use crate::image::Run;
 use crate::page::{PAGE_SIZE, Page, PageSet};
 use crate::refs::{NO_BLOCK, Reference};
@@ -45,6 +46,8 @@ pub(crate) struct Chunk {
     /// Anchors of all unsettled pages.
     pub(crate) positions: Vec<u16>,
     pub(crate) hashes: Vec<u64>,
+    /// Those of the page at hand.
+    pub(crate) anchors: Anchors,
 }
 
 /// What settling needs to know.
@@ -58,6 +61,8 @@ pub(crate) struct Settler<'a, S: ?Sized> {
     pub(crate) sparsity: Option<u32>,
     /// Whether classes matter: only to coders.
     pub(crate) classes: bool,
+    /// The guest whose pages these are, if it can be read.
+    pub(crate) guest: Option<&'a Guest>,
     /// The record of a zero page, for holes.
     pub(crate) zero: PageRecord,
 }
@@ -135,7 +140,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
                 None => self.find_reference(page, batch, place, scratch, current, chunk)?,
             };
             if settled == Settled::Residual {
-                self.leave(page, record, batch.first_ordinal + place as u64, &mut scratch.anchors, chunk);
+                self.leave(page, record, batch, place, chunk);
             }
             if !matches!(settled, Settled::Reference { .. }) {
                 *current = None;
@@ -224,24 +229,34 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         Ok(())
     }
 
-    fn leave(
-        &self,
+    fn leave(&self, page: &Page, record: &PageRecord, batch: &Batch<'_>, place: usize, chunk: &mut Chunk) {
+        let mut class = if self.classes { Class::of(record, page) } else { Class::Other };
+        if let Some(guest) = self.guest {
+            class = class.refined(guest.class(batch.first_page + place as u64));
+        }
+        chunk.push(self.level, page, batch.first_ordinal + place as u64, class, self.sparsity);
+    }
+}
+
+impl Chunk {
+    /// Adds a page that was not settled, with its anchors if a `sparsity` is given.
+    pub(crate) fn push(
+        &mut self,
+        level: Level,
         page: &Page,
-        record: &PageRecord,
         ordinal: u64,
-        sampled: &mut Anchors,
-        chunk: &mut Chunk,
+        class: Class,
+        sparsity: Option<u32>,
     ) {
-        let class = if self.classes { Class::of(record, page) } else { Class::Other };
-        if let Some(sparsity) = self.sparsity
+        if let Some(sparsity) = sparsity
             && class != Class::Incompressible
         {
-            anchors(self.level, page, sparsity, sampled);
-            chunk.positions.extend_from_slice(sampled.positions());
-            chunk.hashes.extend_from_slice(sampled.hashes());
+            anchors(level, page, sparsity, &mut self.anchors);
+            self.positions.extend_from_slice(self.anchors.positions());
+            self.hashes.extend_from_slice(self.anchors.hashes());
         }
-        let anchors_end = chunk.positions.len() as u32;
-        chunk.unsettled.push(Unsettled { ordinal: ordinal as u32, class, anchors_end });
+        let anchors_end = self.positions.len() as u32;
+        self.unsettled.push(Unsettled { ordinal: ordinal as u32, class, anchors_end });
     }
 }
 
@@ -260,7 +275,6 @@ struct Scratch {
     fingerprints: Vec<u128>,
     /// For each reference, for each page, the block that its index proposes.
     candidates: Vec<Vec<u64>>,
-    anchors: Anchors,
     page: Box<Page>,
 }
 
@@ -270,11 +284,7 @@ impl Default for Scratch {
             records: Vec::new(),
             fingerprints: Vec::new(),
             candidates: Vec::new(),
-            anchors: Anchors::default(),
             page: Box::new([0; PAGE_SIZE]),
         }
     }
 }
-
-#[cfg(test)]
-mod tests {}

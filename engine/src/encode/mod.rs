@@ -1,0 +1,393 @@
+//! Writing blocks: the session that a packer or a transport drives.
+//!
+//! Three steps turn a set of pages into a block, and only the middle one knows the stream's past:
+//!
+//! 1. [`BlockEncoder::scan`]: zero, uniform and reference pages are settled; any number of sets at once.
+//! 2. [`History::settle`]: duplicates, and candidates for long matches; in stream order, and cheap.
+//! 3. [`BlockEncoder::code`]: likeness to other pages, and entropy coding; any number of blocks at once again.
+//!
+//! Of a guest that can be read ([`BlockEncoder::with_guest`]) the pages that are not settled are left for later blocks, where
+//! they come in the order in which the guest sees them: once all sets went through the steps, [`History::leftovers`] lists
+//! them, and they go through [`BlockEncoder::sample`] in the place of the first step, and then the other two.
+//!
+//! The bytes depend on the pages, the references and the options, and on nothing else: not on threads, not on
+//! the SIMD level, not on which worker scanned.
+
+mod coded;
+mod groups;
+mod history;
+mod likeness;
+
+use mig_simd::{Level, PageRecord, page_eq};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::Xxh3;
+
+use coded::Part;
+pub use coded::{BlockStats, CodedBlock};
+pub use history::{History, Leftover};
+use likeness::Likeness;
+
+use crate::class::Class;
+use crate::columns::{self, Addressing, Placements, Run, Settled};
+use crate::error::EncodeError;
+use crate::format::block::{Block, Codec, Piece};
+use crate::format::{frame, limits};
+use crate::guest::{Guest, GuestClass};
+use crate::locate::NEAR_ZERO;
+use crate::longmatch::Candidate;
+use crate::matches;
+use crate::options::{Effort, Technique, Techniques};
+use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
+use crate::refs::Reference;
+use crate::residual::{GroupCoders, Recipe, compress_list};
+use crate::settle::{CHUNK_PAGES, Chunk, Settler};
+use crate::source::PageSource;
+use crate::worker::ScanWorker;
+
+/// Codes sets of pages of one source into blocks of one stream.
+#[derive(Debug)]
+pub struct BlockEncoder<'a, S: ?Sized> {
+    source: &'a S,
+    references: &'a [Reference],
+    addressing: Vec<Addressing>,
+    worker: &'a dyn ScanWorker,
+    level: Level,
+    recipe: Recipe,
+    random_access: bool,
+    guest: Option<&'a Guest>,
+    techniques: Techniques,
+    zero: PageRecord,
+    coders: GroupCoders,
+}
+
+/// A set of pages after the first step.
+#[derive(Debug)]
+pub struct Scanned {
+    pages: PageSet,
+    chunks: Vec<Chunk>,
+    /// Whether pages that are not settled are left for later blocks.
+    defers: bool,
+}
+
+/// A set of pages after the second step.
+#[derive(Debug)]
+pub struct SettledBlock {
+    pages: PageSet,
+    runs: Vec<Run>,
+    residual: Vec<Residual>,
+    candidates: Vec<Candidate>,
+    /// Of all pages but those that come later.
+    fingerprints: Vec<[u64; 2]>,
+}
+
+/// A page whose bytes are to be coded.
+#[derive(Clone, Copy, Debug)]
+struct Residual {
+    page: u64,
+    class: Class,
+    /// One past the page's last entry in the block's candidates.
+    candidates_end: u32,
+}
+
+impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
+    /// A session on `source`, whose blocks may refer to `references` by their place in the slice.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::TooLarge`] for more pages or references than the format holds.
+    pub fn new(
+        source: &'a S,
+        references: &'a [Reference],
+        worker: &'a dyn ScanWorker,
+        level: Level,
+        effort: Effort,
+        random_access: bool,
+    ) -> Result<Self, EncodeError> {
+        let recipe = Recipe::new(effort, random_access);
+        Self::with_recipe(source, references, worker, level, recipe, random_access)
+    }
+
+    pub(crate) fn with_recipe(
+        source: &'a S,
+        references: &'a [Reference],
+        worker: &'a dyn ScanWorker,
+        level: Level,
+        recipe: Recipe,
+        random_access: bool,
+    ) -> Result<Self, EncodeError> {
+        for (what, value, max) in [
+            ("pages", source.page_count(), limits::PAGE_COUNT),
+            ("references", references.len() as u64, limits::REFERENCES),
+        ] {
+            if value > max {
+                return Err(EncodeError::TooLarge { what, value, max });
+            }
+        }
+        let mut zero = [PageRecord::default()];
+        worker.scan(&[0; PAGE_SIZE], &mut zero);
+        Ok(BlockEncoder {
+            source,
+            references,
+            addressing: references.iter().map(|reference| reference.kind().addressing()).collect(),
+            worker,
+            level,
+            recipe,
+            random_access,
+            guest: None,
+            techniques: Techniques::ALL,
+            zero: zero[0],
+            coders: GroupCoders::new(recipe),
+        })
+    }
+
+    /// Has what the guest says of its pages used for coding them. It must be the guest whose pages these are; of any other,
+    /// the stream is larger and just as good.
+    pub fn with_guest(mut self, guest: &'a Guest) -> Self {
+        self.guest = self.techniques.has(Technique::Guest).then_some(guest);
+        self
+    }
+
+    /// Leaves out some techniques, to see what they are worth. To be called before [`with_guest`](Self::with_guest).
+    pub fn with_techniques(mut self, techniques: Techniques) -> Self {
+        self.techniques = techniques;
+        self
+    }
+
+    /// Whether pages that are not settled are left for later blocks.
+    fn defers(&self) -> bool {
+        let ordered = self.guest.is_some() && self.techniques.has(Technique::Order);
+        ordered && self.recipe.compresses() && !self.random_access
+    }
+
+    /// First step: settles what can be settled by each page alone. Runs on the current rayon pool.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::PageSet`] if the set reaches beyond the source or has too many pages for a block,
+    /// [`EncodeError::Reference`] if a reference cannot be read.
+    pub fn scan(&self, pages: PageSet) -> Result<Scanned, EncodeError> {
+        if pages.end() > self.source.page_count() {
+            return Err(EncodeError::PageSet("it reaches beyond the guest's memory"));
+        }
+        if pages.len() > limits::BLOCK_PAGES {
+            return Err(EncodeError::PageSet("it has more pages than a block holds"));
+        }
+        let settler = Settler {
+            source: self.source,
+            references: self.references,
+            worker: self.worker,
+            level: self.level,
+            sparsity: self.recipe.search.map(|search| search.sparsity).filter(|_| !self.defers()),
+            classes: self.recipe.compresses(),
+            guest: self.guest,
+            zero: self.zero,
+        };
+        let chunks = pages.len().div_ceil(CHUNK_PAGES);
+        let chunk = |chunk: u64| {
+            let end = pages.len().min((chunk + 1) * CHUNK_PAGES);
+            settler.settle(&pages, chunk * CHUNK_PAGES..end)
+        };
+        let chunks = (0..chunks).into_par_iter().map(chunk).collect::<Result<_, _>>()?;
+        Ok(Scanned { pages, chunks, defers: self.defers() })
+    }
+
+    /// First step for pages that were left for later.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    pub fn sample(&self, leftover: Leftover) -> Result<Scanned, EncodeError> {
+        let Leftover { pages, fingerprints, classes } = leftover;
+        let sparsity = self.recipe.search.map(|search| search.sparsity);
+        let chunk = |chunk: u64| {
+            let ordinals = chunk * CHUNK_PAGES..pages.len().min((chunk + 1) * CHUNK_PAGES);
+            let places = ordinals.start as usize..ordinals.end as usize;
+            let mut found = Chunk {
+                settled: vec![Settled::Residual; places.len()],
+                fingerprints: fingerprints[places.clone()].to_vec(),
+                ..Chunk::default()
+            };
+            let numbers = pages.slice(ordinals.clone()).flatten();
+            for ((ordinal, number), &class) in ordinals.zip(numbers).zip(&classes[places]) {
+                found.push(self.level, self.page(number), ordinal, class, sparsity);
+            }
+            found
+        };
+        let chunks = (0..pages.len().div_ceil(CHUNK_PAGES)).into_par_iter().map(chunk).collect();
+        Ok(Scanned { pages, chunks, defers: false })
+    }
+
+    fn equal(&self, one: u64, other: u64) -> bool {
+        match (self.source.page(one), self.source.page(other)) {
+            (Some(one), Some(other)) => page_eq(self.level, one, other),
+            _ => false,
+        }
+    }
+
+    fn page(&self, number: u64) -> &'a Page {
+        static ZERO: Page = [0; PAGE_SIZE];
+        self.source.page(number).unwrap_or(&ZERO)
+    }
+
+    /// Third step: finds the long matches and codes the residual pages. Runs on the current rayon pool.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::Zstd`] if zstd fails, [`EncodeError::Reference`] if a reference cannot be read.
+    pub fn code(&self, block: &SettledBlock) -> Result<CodedBlock<'a>, EncodeError> {
+        let Likeness { matches, mut bases } = self.find_likeness(block)?;
+        let mut addresses = self.addresses(block, &bases);
+        let (groups, group_parts) = self.code_groups(block, &matches, &bases, &addresses)?;
+        self.forget_stored(block, &groups, &mut bases, &mut addresses);
+        let classes: Vec<Class> = block.classes().collect();
+        let mut parts = Vec::new();
+        let match_piece = if matches.matches.is_empty() {
+            None
+        } else {
+            let list = matches::encode(&matches, block.residual.iter().map(|residual| residual.page));
+            let (piece, coded) = compress_list(&list)?;
+            parts.push(Part::Owned(coded));
+            Some(piece)
+        };
+        let check_piece = self.random_access.then(|| {
+            let checks = block.checks();
+            let piece = Piece::raw(checks.len());
+            parts.push(Part::Owned(checks));
+            piece
+        });
+        parts.extend(group_parts);
+        let mut stats =
+            BlockStats { match_bytes: match_piece.map_or(0, |piece| piece.coded_len), ..block.stats() };
+        for group in &groups {
+            stats.class_bytes[group.class as usize] += group.piece.coded_len;
+        }
+        stats.matched = matches.matches.iter().map(|found| u64::from(found.words) * 8).sum();
+        let digest = digest(&block.fingerprints);
+        let columns = columns::encode(&block.pages, &block.runs, &classes, &self.addressing);
+        let numbers: Vec<u64> = block.residual.iter().map(|residual| residual.page).collect();
+        let placed = |places: &Placements, spaces, step| match places.iter().any(Option::is_some) {
+            true => columns::encode_placements(&numbers, places, spaces, step),
+            false => Vec::new(),
+        };
+        let addresses = placed(&addresses, 1, 1);
+        let bases = placed(&bases, self.references.len() + 1, PAGE_WORDS as i64);
+        (stats.address_bytes, stats.base_bytes) = (addresses.len() as u64, bases.len() as u64);
+        let class_column = (columns.bytes.len() - columns.runs_len) as u64;
+        let (meta, columns_end) = Block {
+            round: 0,
+            pages: block.pages.clone(),
+            digest,
+            columns: columns.bytes,
+            matches: match_piece,
+            checks: check_piece,
+            addresses,
+            bases,
+            groups,
+        }
+        .write();
+        let checks = check_piece.map_or(0, |piece| piece.coded_len);
+        stats.residual_meta_bytes = class_column + (meta.len() - columns_end) as u64;
+        stats.settled_bytes = (frame::HEADER_LEN + meta.len()) as u64 + checks - stats.residual_meta_bytes;
+        Ok(CodedBlock { meta, parts, pages: block.pages.clone(), digest, stats })
+    }
+
+    /// The virtual page numbers with which pages are coded, where they help.
+    fn addresses(&self, block: &SettledBlock, bases: &Placements) -> Placements {
+        let guest = self.guest.filter(|_| self.techniques.has(Technique::SelfRelative));
+        let address = |residual: &Residual| {
+            let guest = guest?;
+            // Page tables hold physical addresses; what the image of a kernel holds is like nothing at all, or has a base.
+            let class = guest.class(residual.page);
+            let points = !matches!(
+                class,
+                GuestClass::Unknown | GuestClass::Free | GuestClass::PageTable | GuestClass::Reserved
+            );
+            let number = guest
+                .virtual_page(residual.page)
+                .filter(|_| points && residual.class != Class::Incompressible)?;
+            let signed = (number << 12) as i64 >> 12;
+            (!NEAR_ZERO.contains(&signed)).then_some((0, signed))
+        };
+        let pairs = block.residual.iter().zip(bases);
+        pairs.map(|(residual, base)| if base.is_none() { address(residual) } else { None }).collect()
+    }
+
+    /// Pages of groups that did not shrink are stored as they are: without an address, and without a base.
+    fn forget_stored(
+        &self,
+        block: &SettledBlock,
+        groups: &[crate::format::block::Group],
+        bases: &mut Placements,
+        addresses: &mut Placements,
+    ) {
+        if groups.iter().all(|group| group.piece.codec != Codec::Raw) {
+            return;
+        }
+        for class in Class::ALL {
+            let mut members = (0..block.residual.len()).filter(|&index| block.residual[index].class == class);
+            for group in groups.iter().filter(|group| group.class == class) {
+                for index in members.by_ref().take(group.pages as usize) {
+                    if group.piece.codec == Codec::Raw {
+                        (bases[index], addresses[index]) = (None, None);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl SettledBlock {
+    fn candidates_of(&self, index: usize) -> &[Candidate] {
+        let start = if index == 0 { 0 } else { self.residual[index - 1].candidates_end };
+        &self.candidates[start as usize..self.residual[index].candidates_end as usize]
+    }
+
+    /// Low halves of the fingerprints of the pages that hold more than one word.
+    fn checks(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut ordinal = 0;
+        for run in self.runs.iter().filter(|run| run.settled != Settled::Later) {
+            let pages = run.pages as usize;
+            if !matches!(run.settled, Settled::Zero | Settled::Uniform(_)) {
+                for fingerprint in &self.fingerprints[ordinal..ordinal + pages] {
+                    out.extend_from_slice(&fingerprint[0].to_le_bytes());
+                }
+            }
+            ordinal += pages;
+        }
+        out
+    }
+
+    /// What the pages are, in runs.
+    pub fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    /// The class of each residual page, in order.
+    pub fn classes(&self) -> impl Iterator<Item = Class> {
+        self.residual.iter().map(|residual| residual.class)
+    }
+
+    /// Pages by kind and class; nothing is coded yet.
+    pub fn stats(&self) -> BlockStats {
+        let mut stats = BlockStats::default();
+        self.runs.iter().for_each(|&run| stats.count_run(run));
+        self.classes().for_each(|class| stats.class_pages[class as usize] += 1);
+        stats
+    }
+}
+
+/// XXH3-128 of fingerprints, as the format's bytes.
+pub(crate) fn digest(fingerprints: &[[u64; 2]]) -> [u8; 16] {
+    let mut hash = Xxh3::new();
+    for fingerprint in fingerprints {
+        hash.update(&fingerprint[0].to_le_bytes());
+        hash.update(&fingerprint[1].to_le_bytes());
+    }
+    digest_bytes(hash.digest128())
+}
+
+/// A 128-bit hash as the format stores it: low half first, each little-endian.
+pub(crate) fn digest_bytes(hash: u128) -> [u8; 16] {
+    hash.to_le_bytes()
+}
