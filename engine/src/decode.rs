@@ -346,7 +346,7 @@ impl<'a> BlockDecoder<'a> {
             let need = self.header.references.get(index).filter(|need| page < need.blocks);
             let need = need.ok_or(invalid("long matches", "a source is beyond its reference"))?;
             // Disk images may be compressed: a hostile list could ask for a cluster to be inflated for each word.
-            if need.kind != ReferenceKind::Memory {
+            if need.kind == ReferenceKind::Disk {
                 return Err(invalid("long matches", "a source is in a disk image"));
             }
             let mut scratch = [0; PAGE_SIZE];

@@ -24,6 +24,7 @@ mod format;
 pub mod guest;
 pub mod image;
 pub mod inspect;
+mod kernel;
 mod locate;
 mod longmatch;
 pub mod map;
@@ -53,6 +54,7 @@ pub use format::{
     Frame, FrameRead, FrameReader, FrameType, FrameWrite, Header, ReferenceKind, ReferenceNeed, VERSION,
 };
 pub use image::{FormatChoice, ImageFormat, ImageLayout, MemoryImage};
+pub use kernel::{Derivation, KernelCache};
 pub use mig_simd::Level;
 pub use options::{Effort, Technique, Techniques, UnknownEffort, UnknownTechnique};
 pub use pack::{PackSummary, Packer, default_threads};

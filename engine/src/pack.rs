@@ -16,6 +16,7 @@ use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
 use crate::guest::{Guest, find_notes};
 use crate::image::MemoryImage;
+use crate::kernel::KernelCache;
 use crate::options::{Effort, Technique, Techniques};
 use crate::page::PageSet;
 use crate::pipeline::{self, Steps};
@@ -52,6 +53,7 @@ pub struct Packer<'a> {
     level: Level,
     worker: Option<&'a dyn ScanWorker>,
     techniques: Techniques,
+    kernels: Option<KernelCache>,
     progress: Option<OnProgress<'a>>,
     cancel: Cancel,
 }
@@ -105,6 +107,7 @@ impl<'a> Packer<'a> {
             level: Level::best(),
             worker: None,
             techniques: Techniques::ALL,
+            kernels: None,
             progress: None,
             cancel: Cancel::new(),
         }
@@ -153,6 +156,12 @@ impl<'a> Packer<'a> {
         self
     }
 
+    /// Keeps kernel images in a cache, and takes them from there: making one takes about a second.
+    pub fn kernel_cache(mut self, cache: KernelCache) -> Self {
+        self.kernels = Some(cache);
+        self
+    }
+
     /// Is told after each block.
     pub fn on_progress(mut self, progress: OnProgress<'a>) -> Self {
         self.progress = Some(progress);
@@ -189,19 +198,22 @@ impl<'a> Packer<'a> {
     /// As for [`pack`](Self::pack).
     pub fn pack_here(&self, image: &MemoryImage, out: impl FrameWrite) -> Result<PackSummary, EncodeError> {
         let block_pages = if self.random_access { RANDOM_BLOCK_PAGES } else { BLOCK_PAGES };
+        let cpu = CpuWorker { level: self.level };
+        let worker = self.worker.unwrap_or(&cpu);
+        let reads_guest = self.techniques.has(Technique::Guest) && self.effort != Effort::Store;
+        let guest = if reads_guest { read_guest(image, &self.cancel)? } else { None };
+        let kernel = guest.as_ref().filter(|_| self.techniques.has(Technique::Kernel));
+        let kernel = kernel.and_then(|guest| Reference::kernel(guest, &self.references, self.kernels.as_ref()));
+        let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let header = Header {
             layout: image.layout().clone(),
             effort: self.effort,
             random_access: self.random_access,
             block_pages,
-            references: self.references.iter().map(|reference| reference.need().clone()).collect(),
+            references: references.iter().map(|reference| reference.need().clone()).collect(),
         };
-        let cpu = CpuWorker { level: self.level };
-        let worker = self.worker.unwrap_or(&cpu);
-        let reads_guest = self.techniques.has(Technique::Guest) && self.effort != Effort::Store;
-        let guest = if reads_guest { read_guest(image, &self.cancel)? } else { None };
         let encoder =
-            BlockEncoder::new(image, &self.references, worker, self.level, self.effort, self.random_access)?;
+            BlockEncoder::new(image, &references, worker, self.level, self.effort, self.random_access)?;
         let mut encoder = encoder.with_techniques(self.techniques);
         if let Some(guest) = &guest {
             encoder = encoder.with_guest(guest);

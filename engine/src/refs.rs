@@ -6,12 +6,15 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use mig_simd::{Level, PageRecord, page_eq, page_scan};
 
 use crate::error::{DecodeError, EncodeError};
 use crate::format::{Header, ReferenceKind, ReferenceNeed, limits};
+use crate::guest::Guest;
 use crate::image::{ImageFormat, MemoryImage, Run};
+use crate::kernel::{self, Derived, KernelCache};
 use crate::pack::default_threads;
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 use crate::progress::Cancel;
@@ -22,11 +25,14 @@ use crate::reference::{
 /// What [`Reference::look_up`] gives for a fingerprint that an index does not have.
 pub(crate) const NO_BLOCK: u64 = u64::MAX;
 
-/// An open reference.
+/// An open reference. A clone is another handle to the same.
+#[derive(Clone)]
 pub struct Reference {
     need: ReferenceNeed,
-    source: Box<dyn BlockSource + Send + Sync>,
-    index: Option<Index>,
+    source: Arc<dyn BlockSource + Send + Sync>,
+    index: Option<Arc<Index>>,
+    /// Of a kernel image, the guest-physical frame of its first page, where that is known: for packing.
+    frame: Option<u64>,
 }
 
 impl fmt::Debug for Reference {
@@ -93,6 +99,9 @@ pub enum OpenError {
     /// Its index cannot be built.
     #[error(transparent)]
     Index(#[from] IndexError),
+    /// A file was to be opened as what is made from another.
+    #[error("a kernel image is made from its disk, not opened")]
+    Derived,
     /// It has more blocks than a stream can refer to.
     #[error("{blocks} blocks of 4096 bytes are more than the {max} that a stream can refer to", max = limits::PAGE_COUNT)]
     TooLarge {
@@ -130,6 +139,7 @@ impl Reference {
         match kind {
             ReferenceKind::Disk => Self::disk(DiskImage::open(path)?, name_of(path)),
             ReferenceKind::Memory => Self::memory(MemoryImage::open(path, None)?, name_of(path)),
+            ReferenceKind::Derived => Err(OpenError::Derived),
         }
     }
 
@@ -139,7 +149,7 @@ impl Reference {
     ///
     /// [`OpenError::Disk`] if the blocks that make its identity can't be read.
     pub fn disk(image: DiskImage, name: String) -> Result<Self, OpenError> {
-        Self::new(ReferenceKind::Disk, Box::new(image), name)
+        Self::new(ReferenceKind::Disk, Arc::new(image), name)
     }
 
     /// An older memory image as a reference; `name` is for messages.
@@ -148,12 +158,12 @@ impl Reference {
     ///
     /// [`OpenError::TooLarge`].
     pub fn memory(image: MemoryImage, name: String) -> Result<Self, OpenError> {
-        Self::new(ReferenceKind::Memory, Box::new(image), name)
+        Self::new(ReferenceKind::Memory, Arc::new(image), name)
     }
 
     fn new(
         kind: ReferenceKind,
-        source: Box<dyn BlockSource + Send + Sync>,
+        source: Arc<dyn BlockSource + Send + Sync>,
         name: String,
     ) -> Result<Self, OpenError> {
         let blocks = source.blocks();
@@ -162,7 +172,44 @@ impl Reference {
         }
         let identity = Identity::of(source.as_ref())?.0.to_le_bytes();
         let name: String = name.chars().take(limits::NAME as usize / 4).collect();
-        Ok(Reference { need: ReferenceNeed { kind, identity, blocks, name }, source, index: None })
+        let need = ReferenceNeed { kind, identity, blocks, name, derivation: None };
+        Ok(Reference { need, source, index: None, frame: None })
+    }
+
+    /// The image of the kernel that a guest runs, made from one of these references; `None` if none of them has it.
+    pub(crate) fn kernel(guest: &Guest, references: &[Reference], cache: Option<&KernelCache>) -> Option<Self> {
+        let disks = (0..).zip(references).filter(|(_, reference)| reference.kind() == ReferenceKind::Disk);
+        let disks: Vec<_> = disks.map(|(index, reference)| (index, Arc::clone(&reference.source))).collect();
+        let found = kernel::find(guest, &disks, cache)?;
+        let need = ReferenceNeed {
+            kind: ReferenceKind::Derived,
+            identity: found.identity.to_le_bytes(),
+            blocks: found.image.blocks(),
+            name: found.name,
+            derivation: Some(Box::new(found.derivation)),
+        };
+        Some(Reference { need, source: Arc::new(found.image), index: None, frame: Some(found.frame) })
+    }
+
+    /// A reference that is made from a disk when it is first read; `need` says how.
+    fn derived(need: &ReferenceNeed, disk: &Reference, cache: Option<&KernelCache>) -> Self {
+        let source = LazyKernel {
+            need: need.clone(),
+            disk: Arc::clone(&disk.source),
+            cache: cache.cloned(),
+            image: OnceLock::new(),
+        };
+        Reference { need: need.clone(), source: Arc::new(source), index: None, frame: None }
+    }
+
+    /// Where the guest is likely to have a page: in an older image of it, or in its kernel's.
+    pub(crate) fn expected(&self, guest: Option<&Guest>, page: u64) -> Option<u64> {
+        let position = match self.need.kind {
+            ReferenceKind::Disk => return None,
+            ReferenceKind::Memory => page,
+            ReferenceKind::Derived => guest?.frame(page)?.checked_sub(self.frame?)?,
+        };
+        (position < self.need.blocks).then_some(position)
     }
 
     /// What a stream's header says of it.
@@ -182,12 +229,12 @@ impl Reference {
 
     /// Its index, once [`set_index`](Self::set_index) was called.
     pub fn index(&self) -> Option<&Index> {
-        self.index.as_ref()
+        self.index.as_deref()
     }
 
     /// Gives it the index to pack with.
     pub fn set_index(&mut self, index: Index) {
-        self.index = Some(index);
+        self.index = Some(Arc::new(index));
     }
 
     /// Builds its index, tied to nothing: for use now, not to be saved. In the current rayon pool, or, outside of
@@ -205,7 +252,7 @@ impl Reference {
             // Without threads to be had, it is built on the caller's.
             None => rayon::ThreadPoolBuilder::new().num_threads(default_threads()).build().ok(),
         };
-        self.index = Some(match pool {
+        self.set_index(match pool {
             Some(pool) => pool.install(build)?,
             None => build()?,
         });
@@ -303,6 +350,44 @@ pub(crate) fn page_parts(address: u64, page: &mut Page) -> impl Iterator<Item = 
     [(first, at, head), (first + 1, 0, tail)].into_iter().filter(|(_, _, part)| !part.is_empty())
 }
 
+/// A kernel image that is made when it is first read.
+struct LazyKernel {
+    need: ReferenceNeed,
+    disk: Arc<dyn BlockSource + Send + Sync>,
+    cache: Option<KernelCache>,
+    image: OnceLock<Result<Derived, String>>,
+}
+
+impl LazyKernel {
+    fn image(&self) -> Result<&Derived, ReferenceError> {
+        let made = self.image.get_or_init(|| {
+            let derivation = self.need.derivation.as_ref().ok_or("there is no recipe")?;
+            let identity = u128::from_le_bytes(self.need.identity);
+            let image = derivation.derive(self.disk.as_ref(), identity, self.cache.as_ref());
+            image.map_err(|error| error.to_string())
+        });
+        made.as_ref().map_err(|why| ReferenceError::Derived { why: why.clone() })
+    }
+}
+
+impl BlockSource for LazyKernel {
+    fn blocks(&self) -> u64 {
+        self.need.blocks
+    }
+
+    fn run(&self, block: u64, max: u64) -> DiskRun<'_> {
+        match self.image() {
+            Ok(image) => image.run(block, max),
+            // Reading tells what is wrong.
+            Err(_) => DiskRun::Opaque(max.min(self.need.blocks.saturating_sub(block))),
+        }
+    }
+
+    fn read_blocks(&self, block: u64, buf: &mut [u8]) -> Result<(), ReferenceError> {
+        self.image()?.read_blocks(block, buf)
+    }
+}
+
 /// The fingerprint function that index builders take.
 pub fn fingerprints(level: Level) -> impl Fn(&[u8], &mut [u128]) + Sync {
     move |blocks, out| {
@@ -340,6 +425,19 @@ impl Resolved {
     ///
     /// The first file that can't be opened, with its place in `paths`.
     pub fn find(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Self, (usize, OpenError)> {
+        Self::find_with(header, paths, None)
+    }
+
+    /// As [`find`](Self::find); kernel images are kept in, and taken from, a cache.
+    ///
+    /// # Errors
+    ///
+    /// As for [`find`](Self::find).
+    pub fn find_with(
+        header: &Header,
+        paths: &[impl AsRef<Path>],
+        cache: Option<&KernelCache>,
+    ) -> Result<Self, (usize, OpenError)> {
         let mut resolved = Resolved::default();
         resolved.references.resize_with(header.references.len(), || None);
         for (at, path) in paths.iter().enumerate() {
@@ -347,7 +445,20 @@ impl Resolved {
             let reference = Reference::open(path, header.layout.page_count()).map_err(|error| (at, error))?;
             resolved.offer(header, reference);
         }
+        resolved.derive(header, cache);
         Ok(resolved)
+    }
+
+    /// Adds what can be made from the references that are there: kernel images, made when they are first read.
+    pub fn derive(&mut self, header: &Header, cache: Option<&KernelCache>) {
+        for (index, need) in header.references.iter().enumerate() {
+            let parent = need.derivation.as_ref().map(|derivation| usize::from(derivation.parent));
+            let parent = parent.and_then(|parent| self.references.get(parent)).and_then(Option::as_ref);
+            if let Some(parent) = parent {
+                let made = Reference::derived(need, parent, cache);
+                self.references[index] = Some(made);
+            }
+        }
     }
 
     /// Takes a reference to where it fits, else to what is unused.

@@ -55,9 +55,9 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         if !self.recipe.compresses() {
             return Ok(Likeness { bases: vec![None; count], ..Likeness::default() });
         }
-        let older: Vec<(u8, &Reference)> = (1..)
+        let placed: Vec<(u8, &Reference)> = (1..)
             .zip(self.references)
-            .filter(|(_, reference)| reference.kind() == ReferenceKind::Memory)
+            .filter(|(_, reference)| reference.kind() != ReferenceKind::Disk)
             .collect();
         let task = |task: usize| -> Result<Likeness, EncodeError> {
             let mut found = Likeness::default();
@@ -66,7 +66,7 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
             for index in task * TASK_PAGES..count.min((task + 1) * TASK_PAGES) {
                 let base = match block.residual[index].class {
                     Class::Incompressible => None,
-                    _ => self.find_one(block, index, &older, &mut scratch, &mut found.matches.matches)?,
+                    _ => self.find_one(block, index, &placed, &mut scratch, &mut found.matches.matches)?,
                 };
                 found.bases.push(base);
                 found.matches.end_page();
@@ -88,7 +88,7 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         &self,
         block: &SettledBlock,
         index: usize,
-        older: &[(u8, &Reference)],
+        placed: &[(u8, &Reference)],
         scratch: &mut Scratch,
         matches: &mut Vec<Match>,
     ) -> Result<Option<Base>, EncodeError> {
@@ -97,10 +97,12 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         let mut mask = [0; 8];
         let mut best: Option<(Base, usize)> = None;
         if self.techniques.has(Technique::Bases) {
-            let here = older.iter().find(|(_, reference)| reference.has_page(number));
-            let here = here.map(|&(space, _)| (space, (number * PAGE_WORDS as u64) as i64));
+            let here = placed.iter().filter_map(|&(space, reference)| {
+                let position = reference.expected(self.guest, number)?;
+                reference.has_page(position).then_some((space, (position * PAGE_WORDS as u64) as i64))
+            });
             let voted = self.voted(block, number, candidates, &mut scratch.votes);
-            for base in here.into_iter().chain(voted) {
+            for base in here.chain(voted) {
                 let Some(words) = self.base_words(base, &mut scratch.words, &mut scratch.page)? else {
                     continue;
                 };

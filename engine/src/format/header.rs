@@ -5,6 +5,7 @@ use super::wire::{Input, put_varint};
 use crate::columns::Addressing;
 use crate::error::DecodeError;
 use crate::image::{ImageFormat, ImageLayout, Segment};
+use crate::kernel::Derivation;
 use crate::options::Effort;
 
 /// What a stream says of itself before the first page.
@@ -34,6 +35,8 @@ pub struct ReferenceNeed {
     pub blocks: u64,
     /// What the packer called it; for messages only.
     pub name: String,
+    /// How to make it, if it is [`ReferenceKind::Derived`].
+    pub derivation: Option<Box<Derivation>>,
 }
 
 /// What a reference is.
@@ -43,13 +46,15 @@ pub enum ReferenceKind {
     Disk,
     /// An older memory image, addressed by page number.
     Memory,
+    /// A kernel image made from a disk, addressed by page number.
+    Derived,
 }
 
 impl ReferenceKind {
     pub(crate) fn addressing(self) -> Addressing {
         match self {
             ReferenceKind::Disk => Addressing::Blocks,
-            ReferenceKind::Memory => Addressing::Pages,
+            ReferenceKind::Memory | ReferenceKind::Derived => Addressing::Pages,
         }
     }
 
@@ -58,6 +63,7 @@ impl ReferenceKind {
         match self {
             ReferenceKind::Disk => "disk",
             ReferenceKind::Memory => "memory",
+            ReferenceKind::Derived => "kernel",
         }
     }
 }
@@ -92,11 +98,15 @@ impl Header {
             out.push(match reference.kind {
                 ReferenceKind::Disk => 0,
                 ReferenceKind::Memory => 1,
+                ReferenceKind::Derived => 2,
             });
             out.extend_from_slice(&reference.identity);
             put_varint(&mut out, reference.blocks);
             put_varint(&mut out, reference.name.len() as u64);
             out.extend_from_slice(reference.name.as_bytes());
+            if let Some(derivation) = &reference.derivation {
+                derivation.write(&mut out);
+            }
         }
         out
     }
@@ -126,11 +136,13 @@ impl Header {
         }
         let layout = ImageLayout::new(format, file_len, segments)?;
         let count = input.varint_max("reference count", limits::REFERENCES)?;
-        let mut references = Vec::new();
+        let mut derived = 0;
+        let mut references: Vec<ReferenceNeed> = Vec::new();
         for _ in 0..count {
             let kind = match input.u8("reference kind")? {
                 0 => ReferenceKind::Disk,
                 1 => ReferenceKind::Memory,
+                2 => ReferenceKind::Derived,
                 _ => return Err(DecodeError::Invalid { field: "reference kind", why: "unknown" }),
             };
             let identity = input.array("reference identity")?;
@@ -139,7 +151,22 @@ impl Header {
             let name = std::str::from_utf8(input.take(name_len as usize, "reference name")?)
                 .map_err(|_| DecodeError::Invalid { field: "reference name", why: "not UTF-8" })?
                 .to_owned();
-            references.push(ReferenceNeed { kind, identity, blocks, name });
+            let mut derivation = None;
+            if kind == ReferenceKind::Derived {
+                let found = Derivation::read(&mut input, blocks)?;
+                let parent = references.get(usize::from(found.parent));
+                if parent.is_none_or(|parent| parent.kind != ReferenceKind::Disk) {
+                    let why = "what it is made from is no disk that comes before it";
+                    return Err(DecodeError::Invalid { field: "kernel image", why });
+                }
+                derived += 1;
+                if derived > limits::DERIVED {
+                    let (field, value) = ("kernel images", derived);
+                    return Err(DecodeError::TooLarge { field, value, max: limits::DERIVED });
+                }
+                derivation = Some(Box::new(found));
+            }
+            references.push(ReferenceNeed { kind, identity, blocks, name, derivation });
         }
         input.finish("header")?;
         Ok(Header { layout, effort, random_access, block_pages, references })

@@ -10,6 +10,8 @@ pub(crate) const META: u64 = 1 << 24;
 pub(crate) const DATA: u64 = (BLOCK_PAGES << 12) + (1 << 26);
 /// References of one stream.
 pub(crate) const REFERENCES: u64 = 64;
+/// Of them, such as are made from a disk: each may take 256 MiB.
+pub(crate) const DERIVED: u64 = 4;
 /// Segments of one image.
 pub(crate) const SEGMENTS: u64 = crate::image::MAX_SEGMENTS as u64;
 /// Bytes of a reference's name.

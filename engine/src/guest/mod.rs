@@ -103,6 +103,7 @@ pub struct Guest {
     release: String,
     build_id: Option<String>,
     kernel_offset: Option<u64>,
+    kernel_physical_base: Option<u64>,
     frames: FrameMap,
     classes: Vec<GuestClass>,
     /// For each page, its space's number plus one, or 0.
@@ -159,6 +160,7 @@ impl Guest {
             release: kernel.info.release().to_owned(),
             build_id: kernel.info.build_id().map(str::to_owned),
             kernel_offset: kernel.info.kernel_offset(),
+            kernel_physical_base: kernel.info.number("phys_base").map(i64::cast_unsigned),
             frames: frames.clone(),
             classes: classed.classes,
             owners: vec![0; pages],
@@ -183,6 +185,12 @@ impl Guest {
     /// How far address space randomisation moved the kernel, in bytes.
     pub fn kernel_offset(&self) -> Option<u64> {
         self.kernel_offset
+    }
+
+    /// How far the kernel's image is in guest-physical memory from where its virtual addresses would have it, modulo 2^64. Of
+    /// x86-64 kernels.
+    pub(crate) fn kernel_physical_base(&self) -> Option<u64> {
+        self.kernel_physical_base
     }
 
     /// What a page is used for.

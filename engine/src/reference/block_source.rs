@@ -87,7 +87,7 @@ impl BlockSource for [u8] {
 }
 
 /// Checks that `len` bytes from `block` on are whole blocks below `blocks`.
-pub(super) fn check_range(block: u64, len: usize, blocks: u64) -> Result<(), ReferenceError> {
+pub(crate) fn check_range(block: u64, len: usize, blocks: u64) -> Result<(), ReferenceError> {
     let count = (len / BLOCK_SIZE) as u64;
     let inside = block <= blocks && count <= blocks - block;
     if len.is_multiple_of(BLOCK_SIZE) && inside {

@@ -51,6 +51,12 @@ pub enum ReferenceError {
         /// The library's words.
         source: io::Error,
     },
+    /// A kernel image cannot be made from the disk that should have it.
+    #[error("the kernel image cannot be made: {why}")]
+    Derived {
+        /// What is wrong with the disk, or with the recipe.
+        why: String,
+    },
     /// A compressed piece of an image does not decompress to its size.
     #[error("{path}: compressed data for guest offset {offset:#x} is damaged")]
     Compressed {

@@ -13,6 +13,7 @@ mod error;
 mod identity;
 mod index;
 
+pub(crate) use block_source::check_range;
 pub use block_source::{BLOCK_SIZE, BlockSource, DiskRun, MAX_BLOCKS};
 pub use disk::{DiskFormat, DiskImage};
 pub use error::ReferenceError;

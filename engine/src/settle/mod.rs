@@ -13,7 +13,6 @@ use mig_simd::{Anchors, Level, PageRecord, anchors};
 use crate::class::Class;
 use crate::columns::Settled;
 use crate::error::EncodeError;
-use crate::format::ReferenceKind;
 use crate::guest::Guest;
 use crate::image::Run;
 use crate::page::{PAGE_SIZE, Page, PageSet};
@@ -188,7 +187,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
             return Ok(Settled::Reference { index: run.index as u8, position: run.next });
         }
         for (index, reference) in self.references.iter().enumerate() {
-            let here = (reference.kind() == ReferenceKind::Memory).then_some(number);
+            let here = reference.expected(self.guest, number);
             let indexed = scratch.candidates[index][place];
             for position in here.into_iter().chain((indexed != NO_BLOCK).then_some(indexed)) {
                 if holds(index, position)? {
