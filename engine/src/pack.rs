@@ -203,7 +203,8 @@ impl<'a> Packer<'a> {
         let reads_guest = self.techniques.has(Technique::Guest) && self.effort != Effort::Store;
         let guest = if reads_guest { read_guest(image, &self.cancel)? } else { None };
         let kernel = guest.as_ref().filter(|_| self.techniques.has(Technique::Kernel));
-        let kernel = kernel.and_then(|guest| Reference::kernel(guest, &self.references, self.kernels.as_ref()));
+        let kernel =
+            kernel.and_then(|guest| Reference::kernel(guest, &self.references, self.kernels.as_ref()));
         let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let header = Header {
             layout: image.layout().clone(),

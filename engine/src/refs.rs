@@ -19,7 +19,8 @@ use crate::pack::default_threads;
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 use crate::progress::Cancel;
 use crate::reference::{
-    BlockSource, DiskImage, DiskRun, Identity, Index, IndexBuilder, IndexError, ReferenceError, SourceTie,
+    BlockSource, DiskImage, DiskRun, Identity, Index, IndexBuilder, IndexError, ReferenceError, Samples,
+    SourceTie,
 };
 
 /// What [`Reference::look_up`] gives for a fingerprint that an index does not have.
@@ -31,6 +32,7 @@ pub struct Reference {
     need: ReferenceNeed,
     source: Arc<dyn BlockSource + Send + Sync>,
     index: Option<Arc<Index>>,
+    samples: Option<Arc<Samples>>,
     /// Of a kernel image, the guest-physical frame of its first page, where that is known: for packing.
     frame: Option<u64>,
 }
@@ -173,11 +175,15 @@ impl Reference {
         let identity = Identity::of(source.as_ref())?.0.to_le_bytes();
         let name: String = name.chars().take(limits::NAME as usize / 4).collect();
         let need = ReferenceNeed { kind, identity, blocks, name, derivation: None };
-        Ok(Reference { need, source, index: None, frame: None })
+        Ok(Reference { need, source, index: None, samples: None, frame: None })
     }
 
     /// The image of the kernel that a guest runs, made from one of these references; `None` if none of them has it.
-    pub(crate) fn kernel(guest: &Guest, references: &[Reference], cache: Option<&KernelCache>) -> Option<Self> {
+    pub(crate) fn kernel(
+        guest: &Guest,
+        references: &[Reference],
+        cache: Option<&KernelCache>,
+    ) -> Option<Self> {
         let disks = (0..).zip(references).filter(|(_, reference)| reference.kind() == ReferenceKind::Disk);
         let disks: Vec<_> = disks.map(|(index, reference)| (index, Arc::clone(&reference.source))).collect();
         let found = kernel::find(guest, &disks, cache)?;
@@ -188,7 +194,13 @@ impl Reference {
             name: found.name,
             derivation: Some(Box::new(found.derivation)),
         };
-        Some(Reference { need, source: Arc::new(found.image), index: None, frame: Some(found.frame) })
+        Some(Reference {
+            need,
+            source: Arc::new(found.image),
+            index: None,
+            samples: None,
+            frame: Some(found.frame),
+        })
     }
 
     /// A reference that is made from a disk when it is first read; `need` says how.
@@ -199,7 +211,7 @@ impl Reference {
             cache: cache.cloned(),
             image: OnceLock::new(),
         };
-        Reference { need: need.clone(), source: Arc::new(source), index: None, frame: None }
+        Reference { need: need.clone(), source: Arc::new(source), index: None, samples: None, frame: None }
     }
 
     /// Where the guest is likely to have a page: in an older image of it, or in its kernel's.
@@ -237,7 +249,17 @@ impl Reference {
         self.index = Some(Arc::new(index));
     }
 
-    /// Builds its index, tied to nothing: for use now, not to be saved. In the current rayon pool, or, outside of
+    /// Gives it the samples to pack with.
+    pub fn set_samples(&mut self, samples: Samples) {
+        self.samples = Some(Arc::new(samples));
+    }
+
+    /// Its samples, once [`set_samples`](Self::set_samples) was called.
+    pub fn samples(&self) -> Option<&Samples> {
+        self.samples.as_deref()
+    }
+
+    /// Builds its index, and samples it if it is a disk, tied to nothing: for use now, not to be saved. In the current rayon pool, or, outside of
     /// one, in a pool of its own that ends with the call.
     ///
     /// # Errors
@@ -246,16 +268,24 @@ impl Reference {
     pub fn build_index(&mut self, level: Level, cancel: &Cancel) -> Result<(), IndexError> {
         let tie = SourceTie::new(Identity(u128::from_le_bytes(self.need.identity)), self.need.blocks, &[]);
         let source = self.source.as_ref();
-        let build = || IndexBuilder::new().cancel(cancel.flag()).build(source, tie, &fingerprints(level));
+        let is_disk = self.need.kind == ReferenceKind::Disk;
+        let build = || -> Result<_, IndexError> {
+            let builder = IndexBuilder::new().cancel(cancel.flag());
+            let index = builder.build(source, tie.clone(), &fingerprints(level))?;
+            let sample = || Samples::build(source, tie.clone(), level, Some(cancel.flag()));
+            Ok((index, is_disk.then(sample).transpose()?))
+        };
         let pool = match rayon::current_thread_index() {
             Some(_) => None,
             // Without threads to be had, it is built on the caller's.
             None => rayon::ThreadPoolBuilder::new().num_threads(default_threads()).build().ok(),
         };
-        self.set_index(match pool {
+        let (index, samples) = match pool {
             Some(pool) => pool.install(build)?,
             None => build()?,
-        });
+        };
+        self.set_index(index);
+        self.samples = samples.map(Arc::new);
         Ok(())
     }
 

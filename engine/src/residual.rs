@@ -46,7 +46,7 @@ impl Recipe {
             },
             // Dense and max are refused where options are read; they code as balanced until they exist.
             Effort::Balanced | Effort::Dense | Effort::Max => Recipe {
-                search: Some(Search { sparsity: 3, min_words: 8 }),
+                search: Some(Search { sparsity: 3, min_words: 16 }),
                 group_pages: 1 << 12,
                 zstd: Some(3),
             },

@@ -41,7 +41,7 @@ impl Table {
         self.words().len()
     }
 
-    fn words(&self) -> &[u64] {
+    pub(crate) fn words(&self) -> &[u64] {
         match &self.words {
             Words::Heap(words) => words,
             // Mappings are aligned to pages, and this one's length is in words.

@@ -4,7 +4,7 @@
 //! distance: that page is its *base*, and the words in which they differ are stored. A page that shares pieces with several
 //! others has long matches. Which of the two a page has is whichever leaves fewer words to be stored.
 
-use mig_simd::word_diff;
+use mig_simd::{Anchors, anchors, word_diff};
 use rayon::prelude::*;
 
 use super::{BlockEncoder, SettledBlock};
@@ -16,6 +16,7 @@ use crate::longmatch::{Candidate, Match, Sources, count_ones, matches_of};
 use crate::matches::MatchLists;
 use crate::options::Technique;
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
+use crate::reference::SAMPLE_SPARSITY;
 use crate::refs::{Reference, page_parts};
 use crate::source::PageSource;
 
@@ -27,6 +28,9 @@ const NEAR: usize = 32;
 const BASE_COST: usize = 16;
 /// Samples that must agree on a distance before a page there is looked at.
 const VOTES: usize = 2;
+
+/// Places on disks that are looked at for a page.
+const MAX_PLACES: usize = 4;
 
 static ZERO: Page = [0; PAGE_SIZE];
 
@@ -41,12 +45,24 @@ pub(super) struct Likeness {
     pub(super) bases: Placements,
 }
 
+/// References that have a place for a page, each with its space.
+#[derive(Clone, Copy)]
+struct Places<'a> {
+    /// Those that have a page where the guest has it.
+    placed: &'a [(u8, &'a Reference)],
+    /// Those that may have it anywhere.
+    sampled: &'a [(u8, &'a Reference)],
+}
+
 /// Buffers of one task.
 struct Scratch {
     words: Page,
     page: Page,
     packed: [u64; PAGE_WORDS],
     votes: Vec<(Base, usize)>,
+    anchors: Anchors,
+    /// Where the base of the page before goes on, on a disk.
+    onward: Option<Base>,
 }
 
 impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
@@ -55,19 +71,31 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         if !self.recipe.compresses() {
             return Ok(Likeness { bases: vec![None; count], ..Likeness::default() });
         }
+        let sampled: Vec<(u8, &Reference)> =
+            (1..).zip(self.references).filter(|(_, reference)| reference.samples().is_some()).collect();
         let placed: Vec<(u8, &Reference)> = (1..)
             .zip(self.references)
             .filter(|(_, reference)| reference.kind() != ReferenceKind::Disk)
             .collect();
         let task = |task: usize| -> Result<Likeness, EncodeError> {
             let mut found = Likeness::default();
-            let mut scratch =
-                Box::new(Scratch { words: ZERO, page: ZERO, packed: [0; PAGE_WORDS], votes: Vec::new() });
+            let mut scratch = Box::new(Scratch {
+                words: ZERO,
+                page: ZERO,
+                packed: [0; PAGE_WORDS],
+                votes: Vec::new(),
+                anchors: Anchors::default(),
+                onward: None,
+            });
             for index in task * TASK_PAGES..count.min((task + 1) * TASK_PAGES) {
                 let base = match block.residual[index].class {
                     Class::Incompressible => None,
-                    _ => self.find_one(block, index, &placed, &mut scratch, &mut found.matches.matches)?,
+                    _ => {
+                        let places = Places { placed: &placed, sampled: &sampled };
+                        self.find_one(block, index, places, &mut scratch, &mut found.matches.matches)?
+                    }
                 };
+                scratch.onward = base.and_then(|base| self.onward(base));
                 found.bases.push(base);
                 found.matches.end_page();
             }
@@ -88,7 +116,7 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         &self,
         block: &SettledBlock,
         index: usize,
-        placed: &[(u8, &Reference)],
+        Places { placed, sampled }: Places<'_>,
         scratch: &mut Scratch,
         matches: &mut Vec<Match>,
     ) -> Result<Option<Base>, EncodeError> {
@@ -102,7 +130,9 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
                 reference.has_page(position).then_some((space, (position * PAGE_WORDS as u64) as i64))
             });
             let voted = self.voted(block, number, candidates, &mut scratch.votes);
-            for base in here.chain(voted) {
+            let onward = scratch.onward.take();
+            let samples = self.sampled(page, sampled, &mut scratch.anchors);
+            for base in here.chain(voted).chain(onward).chain(samples) {
                 let Some(words) = self.base_words(base, &mut scratch.words, &mut scratch.page)? else {
                     continue;
                 };
@@ -175,6 +205,37 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
                 }
         };
         votes.iter().filter(usable).max_by_key(|&&(base, count)| (count, base)).map(|&(base, _)| base)
+    }
+
+    /// Where a base on a disk goes on for the next page.
+    fn onward(&self, (space, address): Base) -> Option<Base> {
+        let reference = &self.references[usize::from(space).checked_sub(1)?];
+        let next = address + PAGE_WORDS as i64;
+        let inside = (next as u64).div_ceil(PAGE_WORDS as u64) < reference.need().blocks;
+        (inside && reference.kind() == ReferenceKind::Disk).then_some((space, next))
+    }
+
+    /// Where on disks the whole page may be, going by its samples.
+    fn sampled(&self, page: &Page, sampled: &[(u8, &Reference)], found: &mut Anchors) -> Vec<Base> {
+        let mut places: Vec<Base> = Vec::new();
+        if sampled.is_empty() {
+            return places;
+        }
+        anchors(self.level, page, SAMPLE_SPARSITY, found);
+        for (position, hash) in found.iter() {
+            for &(space, reference) in sampled {
+                let address = reference.samples().and_then(|samples| samples.look_up(hash));
+                let start = address.and_then(|address| address.checked_sub(position.into()));
+                let inside = |&start: &u64| start.div_ceil(PAGE_WORDS as u64) < reference.need().blocks;
+                if let Some(start) = start.filter(inside)
+                    && places.len() < MAX_PLACES
+                    && !places.contains(&(space, start as i64))
+                {
+                    places.push((space, start as i64));
+                }
+            }
+        }
+        places
     }
 
     /// The words of a base: those of a page where they lie, or in `words`, which then takes some from `scratch`. `None` where

@@ -70,7 +70,8 @@ mod tests {
 
     #[test]
     fn a_head_tells_release_and_payload() {
-        let expected = BzImage { release: "6.1.0-56-amd64".into(), payload: 16 * 512 + 0x2e1..16 * 512 + 0x2e1 + 5000 };
+        let expected =
+            BzImage { release: "6.1.0-56-amd64".into(), payload: 16 * 512 + 0x2e1..16 * 512 + 0x2e1 + 5000 };
         assert_eq!(BzImage::parse(&head()), Some(expected));
     }
 

@@ -95,16 +95,28 @@ impl Layout {
             }
             pieces.push(Piece { raw, image, len });
         }
+        if overlap(&pieces) {
+            return Err(invalid("two of its pieces overlap"));
+        }
         let base = input.u64(field)?;
         let mut tables = [Table::default(); 3];
         for table in &mut tables {
-            *table = Table { raw: input.varint_max(field, raw_len)?, count: input.varint_max(field, raw_len)? };
+            *table =
+                Table { raw: input.varint_max(field, raw_len)?, count: input.varint_max(field, raw_len)? };
             if table.range().end > raw_len {
                 return Err(invalid("relocations lie beyond what the image is made of"));
             }
         }
         Ok(Layout { codec, raw_len, pages, pieces, base, tables })
     }
+}
+
+/// Whether two pieces share a byte of the image.
+pub(super) fn overlap(pieces: &[Piece]) -> bool {
+    let mut ends: Vec<(u64, u64)> =
+        pieces.iter().map(|piece| (piece.image, piece.image + piece.len)).collect();
+    ends.sort_unstable();
+    !ends.is_sorted_by(|one, next| one.1 <= next.0)
 }
 
 impl Derivation {
@@ -153,9 +165,16 @@ pub(super) mod tests {
                 codec: Codec::Xz,
                 raw_len: 20_000,
                 pages: 5,
-                pieces: vec![Piece { raw: 0, image: 4096, len: 8192 }, Piece { raw: 9000, image: 0, len: 100 }],
+                pieces: vec![
+                    Piece { raw: 0, image: 4096, len: 8192 },
+                    Piece { raw: 9000, image: 0, len: 100 },
+                ],
                 base: 0xffff_ffff_8100_0000,
-                tables: [Table { raw: 19_000, count: 250 }, Table { raw: 18_000, count: 0 }, Table { raw: 0, count: 1 }],
+                tables: [
+                    Table { raw: 19_000, count: 250 },
+                    Table { raw: 18_000, count: 0 },
+                    Table { raw: 0, count: 1 },
+                ],
             },
             slide: 0x3220_0000,
         }
@@ -190,5 +209,7 @@ pub(super) mod tests {
         assert!(refused(&|changed| changed.layout.pages = MAX_LEN / 4096 + 1));
         assert!(refused(&|changed| changed.extents[0] = 0..MAX_PAYLOAD + 1));
         assert!(refused(&|changed| changed.layout.pieces = vec![Piece { raw: 0, image: 0, len: 0 }; 65]));
+        assert!(!refused(&|changed| changed.layout.pieces[1].len = 4096));
+        assert!(refused(&|changed| changed.layout.pieces[1].len = 4097), "they overlap");
     }
 }

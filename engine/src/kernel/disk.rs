@@ -160,7 +160,7 @@ fn list(disk: &dyn BlockSource, file_system: &Ext4, log: &RefCell<Log>, found: &
             let path = entry.path();
             let name = path.display().to_string();
             match read_file(disk, file_system, path, log) {
-                Ok(Some((head, payload))) => found.push(KernelFile { name, head, payload }),
+                Ok(Some(kernel)) => found.push(kernel),
                 Ok(None) => {}
                 Err(error) => log::debug!("{name}: {error}"),
             }
@@ -174,7 +174,7 @@ fn read_file(
     file_system: &Ext4,
     path: ext4_view::PathBuf,
     log: &RefCell<Log>,
-) -> Result<Option<(BzImage, Vec<Range<u64>>)>, Box<dyn Error>> {
+) -> Result<Option<KernelFile>, Box<dyn Error>> {
     let mut file = file_system.open(&path)?;
     let mut head = vec![0; HEAD_LEN];
     let mut len = 0;
@@ -206,7 +206,8 @@ fn read_file(
     if let Some(first) = ranges.first_mut() {
         first.start += before;
     }
-    Ok(Some((kernel, ranges)))
+    let name = path.display().to_string();
+    Ok(Some(KernelFile { name, head: kernel, payload: ranges }))
 }
 
 /// Where on the disk these bytes of a file are: right behind those `before`, or else in a place that was read not long ago.
@@ -228,13 +229,15 @@ fn search(disk: &dyn BlockSource, found: &mut Vec<KernelFile>) {
         if let DiskRun::Mapped(bytes) = run
             && disk.populate(block..block + run.blocks()).is_ok()
         {
-            let starts = bytes.chunks_exact(BLOCK_SIZE).enumerate().filter(|(_, bytes)| bzimage::begins_here(bytes));
+            let starts =
+                bytes.chunks_exact(BLOCK_SIZE).enumerate().filter(|(_, bytes)| bzimage::begins_here(bytes));
             for (offset, _) in starts {
                 let start = (block + offset as u64) * BLOCK_SIZE as u64;
                 let rest = &bytes[offset * BLOCK_SIZE..];
                 if let Some(head) = BzImage::parse(&rest[..rest.len().min(HEAD_LEN)]) {
                     let payload = start + head.payload.start..start + head.payload.end;
-                    let inside = payload.end <= disk.blocks() * BLOCK_SIZE as u64 && payload.end - payload.start <= MAX_PAYLOAD;
+                    let inside = payload.end <= disk.blocks() * BLOCK_SIZE as u64
+                        && payload.end - payload.start <= MAX_PAYLOAD;
                     if inside && found.len() < MAX_KERNELS {
                         let name = format!("the file at byte {start} of the disk");
                         found.push(KernelFile { name, head, payload: vec![payload] });

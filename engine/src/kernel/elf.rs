@@ -5,7 +5,7 @@
 //! Linux 6.15, values from which the slide is subtracted, then 64-bit values. Source: Linux' `arch/x86/boot/compressed/misc.c` and
 //! `arch/x86/tools/relocs.c`.
 
-use super::derivation::{Layout, MAX_LEN, MAX_PIECES, Piece, Table};
+use super::derivation::{Layout, MAX_LEN, MAX_PIECES, Piece, Table, overlap};
 use super::payload::Codec;
 use crate::page::PAGE_SIZE;
 
@@ -81,6 +81,9 @@ impl Kernel {
             pages = pages.max(end.div_ceil(PAGE_SIZE as u64));
             load.raw.checked_add(load.len).filter(|&end| end <= raw.len() as u64)?;
             pieces.push(Piece { raw: load.raw, image, len: load.len });
+        }
+        if overlap(&pieces) {
+            return None;
         }
         // Section headers are the last of the ELF file proper.
         let sections = u64::from(file.int16(60)?) * u64::from(file.int16(58)?);

@@ -103,7 +103,11 @@ impl Unslid {
     }
 
     /// The image of a payload that is laid out as `layout` says.
-    pub(super) fn of_layout(layout: &Layout, payload: &[u8], cache: Option<&KernelCache>) -> io::Result<Self> {
+    pub(super) fn of_layout(
+        layout: &Layout,
+        payload: &[u8],
+        cache: Option<&KernelCache>,
+    ) -> io::Result<Self> {
         let hash = xxh3_128(payload);
         let cached = cache.and_then(|cache| cache.load(hash)).filter(|found| found.layout == *layout);
         if let Some(found) = cached {
@@ -127,11 +131,13 @@ impl Unslid {
             let now = &mut buffer[..len];
             raw.read_exact(now)?;
             let end = start + len as u64;
-            // Pieces may overlap in the image: the later one wins, wherever both are in the file. Real ones do not.
             for piece in &layout.pieces {
                 let (from, to) = (piece.raw.max(start), (piece.raw + piece.len).min(end));
                 if from < to {
-                    pages.write(piece.image + (from - piece.raw), &now[(from - start) as usize..(to - start) as usize]);
+                    pages.write(
+                        piece.image + (from - piece.raw),
+                        &now[(from - start) as usize..(to - start) as usize],
+                    );
                 }
             }
             for (table, list) in layout.tables.iter().zip(&mut relocations) {
@@ -160,8 +166,10 @@ impl Unslid {
                 }
                 match kind {
                     0 => pages.change(at, |old| u64::from_le_bytes(old).wrapping_add(slide).to_le_bytes()),
-                    1 => pages.change(at, |old| u32::from_le_bytes(old).wrapping_add(slide as u32).to_le_bytes()),
-                    _ => pages.change(at, |old| u32::from_le_bytes(old).wrapping_sub(slide as u32).to_le_bytes()),
+                    1 => pages
+                        .change(at, |old| u32::from_le_bytes(old).wrapping_add(slide as u32).to_le_bytes()),
+                    _ => pages
+                        .change(at, |old| u32::from_le_bytes(old).wrapping_sub(slide as u32).to_le_bytes()),
                 }
             }
         }
@@ -241,7 +249,8 @@ mod tests {
         }
         for (offset, down) in [(100, true), (200, false), (0x2004, false)] {
             let value = u32::from_le_bytes(*expected[offset..].first_chunk().unwrap());
-            let value = if down { value.wrapping_sub(slide as u32) } else { value.wrapping_add(slide as u32) };
+            let value =
+                if down { value.wrapping_sub(slide as u32) } else { value.wrapping_add(slide as u32) };
             expected[offset..offset + 4].copy_from_slice(&value.to_le_bytes());
         }
         let slid = unslid.slid(slide).unwrap();

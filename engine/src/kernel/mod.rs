@@ -58,7 +58,9 @@ pub(crate) fn find(
                     let (extents, layout) = (file.payload, unslid.layout.clone());
                     let derivation = Derivation { parent: *parent, extents, layout, slide };
                     match unslid.slid(slide) {
-                        Ok(image) => return Some(Found { derivation, identity, image, frame, name: file.name }),
+                        Ok(image) => {
+                            return Some(Found { derivation, identity, image, frame, name: file.name });
+                        }
                         Err(error) => log::debug!("kernel {}: {error}", file.name),
                     }
                 }

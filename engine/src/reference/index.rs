@@ -26,7 +26,8 @@ use xxhash_rust::xxh3::xxh3_128;
 pub use self::build::{FingerprintFn, IndexBuilder};
 pub use self::error::{IndexError, StaleCause};
 pub use self::header::{FileStamp, SourceTie};
-use self::header::{HEADER_LEN, Header};
+pub(super) use self::header::{HEADER_LEN, Header};
+use self::header::{MAGIC, table_len};
 use crate::map::FileMap;
 
 /// Entries of a bucket.
@@ -126,18 +127,7 @@ impl Index {
     }
 
     fn try_save(&self, path: &Path) -> io::Result<()> {
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let mut file = NamedTempFile::new_in(folder)?;
-        file.write_all(&self.header.to_bytes())?;
-        for piece in self.table.bytes().chunks(CHECKSUM_PIECE) {
-            file.write_all(piece)?;
-        }
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        File::open(folder)?.sync_all()
+        write_whole(path, &self.header.to_bytes(MAGIC), self.table.bytes())
     }
 
     /// The reference that the index was made from, as it was then.
@@ -235,9 +225,25 @@ impl Iterator for Candidates<'_> {
     }
 }
 
+/// Writes a file of a header and a table: whole, or not at all.
+pub(super) fn write_whole(path: &Path, header: &[u8], table: &[u8]) -> io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    let mut file = NamedTempFile::new_in(folder)?;
+    file.write_all(header)?;
+    for piece in table.chunks(CHECKSUM_PIECE) {
+        file.write_all(piece)?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    File::open(folder)?.sync_all()
+}
+
 /// The header of an index file with these bytes, all of which are checked.
 fn verify(file: &[u8], path: &Path) -> Result<Header, IndexError> {
-    let (header, table) = Header::read(file, path)?;
+    let (header, table) = Header::read(file, path, MAGIC, table_len)?;
     if table_checksum(table) != header.table_checksum {
         return Err(IndexError::Damaged { path: path.to_owned(), field: "checksum of the table" });
     }
@@ -255,7 +261,7 @@ fn tag(fingerprint: u128) -> u64 {
 }
 
 /// XXH3-128 of the XXH3-128s of the table's pieces.
-fn table_checksum(table: &[u8]) -> u128 {
+pub(super) fn table_checksum(table: &[u8]) -> u128 {
     let pieces: Vec<u128> = table.par_chunks(CHECKSUM_PIECE).map(xxh3_128).collect();
     let joined: Vec<u8> = pieces.iter().flat_map(|digest| digest.to_le_bytes()).collect();
     xxh3_128(&joined)

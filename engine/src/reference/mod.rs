@@ -12,6 +12,7 @@ mod disk;
 mod error;
 mod identity;
 mod index;
+mod samples;
 
 pub(crate) use block_source::check_range;
 pub use block_source::{BLOCK_SIZE, BlockSource, DiskRun, MAX_BLOCKS};
@@ -21,3 +22,5 @@ pub use identity::Identity;
 pub use index::{
     Candidates, FileStamp, FingerprintFn, Index, IndexBuilder, IndexError, SourceTie, StaleCause,
 };
+pub(crate) use samples::SPARSITY as SAMPLE_SPARSITY;
+pub use samples::Samples;

@@ -46,9 +46,10 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::{IndexError, PROBES, SLOTS, StaleCause};
 use crate::reference::{Identity, MAX_BLOCKS};
 
-pub(super) const HEADER_LEN: usize = 4096;
+pub(in crate::reference) const HEADER_LEN: usize = 4096;
 const CHECKSUM_AT: usize = HEADER_LEN - 16;
-const MAGIC: &[u8; 8] = b"MIGINDEX";
+/// How the file of a fingerprint index starts.
+pub(super) const MAGIC: [u8; 8] = *b"MIGINDEX";
 const VERSION: u32 = 1;
 /// Bytes of a bucket.
 const BUCKET_LEN: u64 = SLOTS as u64 * 8;
@@ -111,7 +112,7 @@ impl SourceTie {
     }
 
     /// In what `now` is different, the plainest thing first.
-    pub(super) fn first_difference(&self, now: &Self) -> Option<StaleCause> {
+    pub(in crate::reference) fn first_difference(&self, now: &Self) -> Option<StaleCause> {
         let checks = [
             (self.blocks == now.blocks, StaleCause::Blocks),
             (self.file.len == now.file.len, StaleCause::Length),
@@ -125,22 +126,23 @@ impl SourceTie {
 
 /// What the header of an index says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) tie: SourceTie,
-    pub(super) distinct: u64,
-    pub(super) buckets: u64,
-    pub(super) table_checksum: u128,
+pub(in crate::reference) struct Header {
+    pub(in crate::reference) tie: SourceTie,
+    pub(in crate::reference) distinct: u64,
+    pub(in crate::reference) buckets: u64,
+    pub(in crate::reference) table_checksum: u128,
 }
 
 impl Header {
-    pub(super) fn to_bytes(&self) -> [u8; HEADER_LEN] {
+    /// The header of a file that starts with `magic`.
+    pub(in crate::reference) fn to_bytes(&self, magic: [u8; 8]) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let mut at = 0;
         let mut put = |field: &[u8]| {
             bytes[at..at + field.len()].copy_from_slice(field);
             at += field.len();
         };
-        put(MAGIC);
+        put(&magic);
         put(&VERSION.to_le_bytes());
         put(&(HEADER_LEN as u32).to_le_bytes());
         put(&self.tie.identity.0.to_le_bytes());
@@ -157,14 +159,20 @@ impl Header {
         bytes
     }
 
-    /// Splits `file`, all of an index file, into its header and its table, and checks all but the table's bytes.
-    pub(super) fn read<'a>(file: &'a [u8], path: &Path) -> Result<(Self, &'a [u8]), IndexError> {
+    /// Splits `file`, all of a file that should start with `magic`, into its header and its table, and checks all but the table's bytes.
+    /// `table_len` is how long a table of so many buckets is.
+    pub(in crate::reference) fn read<'a>(
+        file: &'a [u8],
+        path: &Path,
+        magic: [u8; 8],
+        table_len: fn(u64) -> Option<u64>,
+    ) -> Result<(Self, &'a [u8]), IndexError> {
         let damaged = |field| IndexError::Damaged { path: path.to_owned(), field };
         let Some((header, table)) = file.split_first_chunk::<HEADER_LEN>() else {
             return Err(damaged("length"));
         };
         let mut rest = &header[..];
-        if take(&mut rest) != *MAGIC {
+        if take(&mut rest) != magic {
             return Err(damaged("magic number"));
         }
         // The checksum goes first where the version is ours, so that a flipped bit in it is not taken for a later
@@ -198,8 +206,7 @@ impl Header {
         if distinct > blocks {
             return Err(damaged("number of entries"));
         }
-        let table_len = buckets.checked_add(PROBES as u64 - 1).and_then(|all| all.checked_mul(BUCKET_LEN));
-        if buckets == 0 || table_len != Some(table.len() as u64) {
+        if buckets == 0 || table_len(buckets) != Some(table.len() as u64) {
             return Err(damaged("number of buckets or the length of the file"));
         }
         if header[HEADER_LEN - rest.len()..CHECKSUM_AT].iter().any(|&byte| byte != 0) {
@@ -208,6 +215,11 @@ impl Header {
         let tie = SourceTie { identity, blocks, file: FileStamp { len, modified }, files, stamps };
         Ok((Self { tie, distinct, buckets, table_checksum }, table))
     }
+}
+
+/// Bytes of a fingerprint index's table.
+pub(super) fn table_len(buckets: u64) -> Option<u64> {
+    buckets.checked_add(PROBES as u64 - 1)?.checked_mul(BUCKET_LEN)
 }
 
 /// The next `N` bytes of a header, which is long enough for all its fields.

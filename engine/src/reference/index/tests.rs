@@ -148,7 +148,7 @@ fn bytes_do_not_depend_on_threads_or_on_where_records_were_kept() {
     let disk = TestDisk::new(30_000);
     let build = || {
         let index = IndexBuilder::new().build(&disk, tie(disk.blocks()), &fingerprints).unwrap();
-        (index.header.to_bytes(), index.table.bytes().to_vec())
+        (index.header.to_bytes(MAGIC), index.table.bytes().to_vec())
     };
     let one = in_threads(1, build);
     assert!(one == in_threads(4, build));
@@ -161,7 +161,7 @@ fn bytes_do_not_depend_on_threads_or_on_where_records_were_kept() {
         }
     }
     let index = IndexBuilder::new().finish(spill, tie(disk.blocks())).unwrap();
-    assert!(one == (index.header.to_bytes(), index.table.bytes().to_vec()));
+    assert!(one == (index.header.to_bytes(MAGIC), index.table.bytes().to_vec()));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_header_that_lies_under_a_good_checksum_is_refused() {
         fs::write(&path, [&header[..], table].concat()).unwrap();
         Index::load(&path)
     };
-    assert!(load(good.to_bytes(), table).is_ok());
+    assert!(load(good.to_bytes(MAGIC), table).is_ok());
     let tie_of = |blocks| SourceTie { blocks, ..good.tie.clone() };
     let lies = [
         Header { buckets: 0, ..good.clone() },
@@ -304,11 +304,11 @@ fn a_header_that_lies_under_a_good_checksum_is_refused() {
         Header { tie: tie_of(1 << 40), ..good.clone() },
     ];
     for lie in lies {
-        assert!(matches!(load(lie.to_bytes(), table), Err(IndexError::Damaged { .. })), "{lie:?}");
+        assert!(matches!(load(lie.to_bytes(MAGIC), table), Err(IndexError::Damaged { .. })), "{lie:?}");
     }
     // Fields that `Header` can't say otherwise: version, header length, reserved bytes.
     for (at, version) in [(8, true), (12, false), (112, false), (4079, false)] {
-        let mut bytes = good.to_bytes();
+        let mut bytes = good.to_bytes(MAGIC);
         bytes[at] += 1;
         let checksum = xxh3_128(&bytes[..HEADER_LEN - 16]);
         bytes[HEADER_LEN - 16..].copy_from_slice(&checksum.to_le_bytes());
@@ -321,7 +321,7 @@ fn a_header_that_lies_under_a_good_checksum_is_refused() {
     // A table of nonsense under good checksums must not lead outside the reference, nor on for ever.
     let nonsense: Vec<u8> = (0..table.len()).map(|at| ((at * 167) >> 3) as u8 | 1).collect();
     let header = Header { table_checksum: table_checksum(&nonsense), ..good };
-    let index = load(header.to_bytes(), &nonsense).unwrap();
+    let index = load(header.to_bytes(MAGIC), &nonsense).unwrap();
     for number in 0..10_000 {
         assert!(index.candidates(fingerprint(number)).all(|block| block < 20));
     }
