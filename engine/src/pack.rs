@@ -16,7 +16,7 @@ use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
 use crate::guest::{Guest, find_notes};
 use crate::image::MemoryImage;
-use crate::kernel::KernelCache;
+use crate::kernel::{KernelCache, Kernels};
 use crate::options::{Effort, Technique, Techniques};
 use crate::page::PageSet;
 use crate::pipeline::{self, Steps};
@@ -200,11 +200,7 @@ impl<'a> Packer<'a> {
         let block_pages = if self.random_access { RANDOM_BLOCK_PAGES } else { BLOCK_PAGES };
         let cpu = CpuWorker { level: self.level };
         let worker = self.worker.unwrap_or(&cpu);
-        let reads_guest = self.techniques.has(Technique::Guest) && self.effort != Effort::Store;
-        let guest = if reads_guest { read_guest(image, &self.cancel)? } else { None };
-        let kernel = guest.as_ref().filter(|_| self.techniques.has(Technique::Kernel));
-        let kernel =
-            kernel.and_then(|guest| Reference::kernel(guest, &self.references, self.kernels.as_ref()));
+        let (guest, kernel) = self.read_guest(image)?;
         let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let header = Header {
             layout: image.layout().clone(),
@@ -241,6 +237,28 @@ impl<'a> Packer<'a> {
             |left| encoder.sample(left),
         )?;
         stream.finish()
+    }
+
+    /// Reads the guest whose memory this is, if it is a Linux guest that says what it is, and finds its kernel's image.
+    fn read_guest(&self, image: &MemoryImage) -> Result<(Option<Guest>, Option<Reference>), EncodeError> {
+        if !self.techniques.has(Technique::Guest) || self.effort == Effort::Store {
+            return Ok((None, None));
+        }
+        let disks = match self.techniques.has(Technique::Kernel) {
+            true => Reference::disks(&self.references),
+            false => Vec::new(),
+        };
+        let read = || {
+            let notes = find_notes(image);
+            if self.cancel.is_cancelled() {
+                return Err(EncodeError::Cancelled);
+            }
+            Ok(Guest::read(image, Some(image.layout()), &notes))
+        };
+        let (kernels, guest) = rayon::join(|| Kernels::list(&disks, self.kernels.as_ref()), read);
+        let guest = guest?;
+        let kernel = guest.as_ref().and_then(|guest| kernels.of_guest(guest));
+        Ok((guest, kernel.map(Reference::kernel)))
     }
 
     /// Takes sets of pages through the encoder's three steps and writes their blocks.
@@ -292,15 +310,6 @@ impl<'a> Packer<'a> {
         }
         Ok(())
     }
-}
-
-/// Reads the guest whose memory this is, if it is a Linux guest that says what it is.
-fn read_guest(image: &MemoryImage, cancel: &Cancel) -> Result<Option<Guest>, EncodeError> {
-    let notes = find_notes(image);
-    if cancel.is_cancelled() {
-        return Err(EncodeError::Cancelled);
-    }
-    Ok(Guest::read(image, Some(image.layout()), &notes))
 }
 
 /// Writes a stream's frames and keeps count.

@@ -178,15 +178,19 @@ impl Reference {
         Ok(Reference { need, source, index: None, samples: None, frame: None })
     }
 
-    /// The image of the kernel that a guest runs, made from one of these references; `None` if none of them has it.
-    pub(crate) fn kernel(
-        guest: &Guest,
-        references: &[Reference],
-        cache: Option<&KernelCache>,
-    ) -> Option<Self> {
+    /// The disks among references, to find kernels on.
+    pub(crate) fn disks(references: &[Reference]) -> Vec<kernel::Disk> {
         let disks = (0..).zip(references).filter(|(_, reference)| reference.kind() == ReferenceKind::Disk);
-        let disks: Vec<_> = disks.map(|(index, reference)| (index, Arc::clone(&reference.source))).collect();
-        let found = kernel::find(guest, &disks, cache)?;
+        let disks = disks.map(|(number, reference)| kernel::Disk {
+            number,
+            source: Arc::clone(&reference.source),
+            starts: reference.samples().map_or_else(Vec::new, |samples| samples.kernels().to_vec()),
+        });
+        disks.collect()
+    }
+
+    /// The image of a guest's kernel.
+    pub(crate) fn kernel(found: kernel::Found) -> Self {
         let need = ReferenceNeed {
             kind: ReferenceKind::Derived,
             identity: found.identity.to_le_bytes(),
@@ -194,13 +198,8 @@ impl Reference {
             name: found.name,
             derivation: Some(Box::new(found.derivation)),
         };
-        Some(Reference {
-            need,
-            source: Arc::new(found.image),
-            index: None,
-            samples: None,
-            frame: Some(found.frame),
-        })
+        let frame = Some(found.frame);
+        Reference { need, source: Arc::new(found.image), index: None, samples: None, frame }
     }
 
     /// A reference that is made from a disk when it is first read; `need` says how.

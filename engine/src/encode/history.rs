@@ -180,13 +180,16 @@ impl History {
         let mut order: Vec<u32> = (0..pages.len() as u32).collect();
         if let Some(guest) = encoder.guest {
             let places = guest.space_order();
-            order.par_sort_unstable_by_key(|&index| {
+            let key = |index: u32| {
                 let (page, class) = (pages[index as usize], classes[index as usize]);
                 // What is stored is sent from where it lies, neighbours together.
                 let place =
                     if class == Class::Incompressible { (0, page) } else { guest.place(page, &places) };
                 (class, place, page)
-            });
+            };
+            let mut keyed: Vec<_> = order.par_iter().map(|&index| (key(index), index)).collect();
+            keyed.par_sort_unstable();
+            order = keyed.into_iter().map(|(_, index)| index).collect();
         }
         let block_pages = block_pages.clamp(1, limits::BLOCK_PAGES) as usize;
         (0..order.len().div_ceil(block_pages)).filter_map(move |block| {

@@ -21,7 +21,7 @@ pub(super) struct BzImage {
 }
 
 /// Whether a file that starts with these 4096 bytes can be such a kernel.
-pub(super) fn begins_here(block: &[u8]) -> bool {
+pub(crate) fn begins_here(block: &[u8]) -> bool {
     block.get(0x1fe..0x200) == Some(b"\x55\xaa") && block.get(0x202..0x206) == Some(b"HdrS")
 }
 
@@ -53,10 +53,10 @@ impl BzImage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn head() -> Vec<u8> {
+    pub(in super::super) fn head() -> Vec<u8> {
         let mut head = vec![0; 8192];
         head[0x1f1] = 15;
         head[0x1fe..0x206].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");

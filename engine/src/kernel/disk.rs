@@ -1,8 +1,8 @@
 //! Kernel files on a guest's disk.
 //!
 //! Looked for in the ext2, ext3 and ext4 file systems of its partitions, in the root folder and in `/boot`. On a disk that
-//! has none of those (another file system, logical volumes), blocks are searched for what a kernel file starts with, and the
-//! file is taken to be in one piece.
+//! has none of those (another file system, logical volumes), the blocks that start as a kernel file does are known from when
+//! the disk was sampled, and the file is taken to be in one piece.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use ext4_view::{Ext4, Ext4Read};
 
-use super::bzimage::{self, BzImage, HEAD_LEN, MAX_PAYLOAD};
-use crate::reference::{BLOCK_SIZE, BlockSource, DiskRun};
+use super::bzimage::{BzImage, HEAD_LEN};
+use crate::reference::{BLOCK_SIZE, BlockSource};
 
 const SECTOR: u64 = 512;
 /// Partitions that are looked at.
@@ -38,8 +38,8 @@ pub(super) struct KernelFile {
     pub(super) payload: Vec<Range<u64>>,
 }
 
-/// The kernels of a disk, as far as they can be found.
-pub(super) fn kernels(disk: &Disk) -> Vec<KernelFile> {
+/// The kernels of a disk, as far as they can be found; `starts` are blocks that start as a kernel file does.
+pub(super) fn kernels(disk: &Disk, starts: &[u64]) -> Vec<KernelFile> {
     let mut found = Vec::new();
     let mut file_systems = 0;
     for start in partitions(disk) {
@@ -54,7 +54,8 @@ pub(super) fn kernels(disk: &Disk) -> Vec<KernelFile> {
         }
     }
     if file_systems == 0 {
-        search(disk.as_ref(), &mut found);
+        found
+            .extend(starts.iter().take(MAX_KERNELS).filter_map(|&block| read_at_block(disk.as_ref(), block)));
     }
     found
 }
@@ -65,6 +66,13 @@ fn read_at(disk: &dyn BlockSource, at: u64, out: &mut [u8]) -> io::Result<()> {
     let (mut at, mut rest) = (at, out);
     while !rest.is_empty() {
         let offset = (at % BLOCK_SIZE as u64) as usize;
+        let whole = rest.len() / BLOCK_SIZE * BLOCK_SIZE;
+        if offset == 0 && whole > 0 {
+            let (now, later) = rest.split_at_mut(whole);
+            disk.read_blocks(at / BLOCK_SIZE as u64, now).map_err(io::Error::other)?;
+            (at, rest) = (at + whole as u64, later);
+            continue;
+        }
         let (now, later) = rest.split_at_mut(rest.len().min(BLOCK_SIZE - offset));
         disk.read_blocks(at / BLOCK_SIZE as u64, &mut block).map_err(io::Error::other)?;
         now.copy_from_slice(&block[offset..offset + now.len()]);
@@ -221,30 +229,79 @@ fn find(disk: &dyn BlockSource, bytes: &[u8], before: Option<&Range<u64>>, log: 
     before.map(|before| before.end).into_iter().chain(read).find(|&start| holds(start))
 }
 
-/// Searches all mapped blocks for the start of a kernel file.
-fn search(disk: &dyn BlockSource, found: &mut Vec<KernelFile>) {
-    let mut block = 0;
-    while block < disk.blocks() && found.len() < MAX_KERNELS {
-        let run = disk.run(block, disk.blocks() - block);
-        if let DiskRun::Mapped(bytes) = run
-            && disk.populate(block..block + run.blocks()).is_ok()
-        {
-            let starts =
-                bytes.chunks_exact(BLOCK_SIZE).enumerate().filter(|(_, bytes)| bzimage::begins_here(bytes));
-            for (offset, _) in starts {
-                let start = (block + offset as u64) * BLOCK_SIZE as u64;
-                let rest = &bytes[offset * BLOCK_SIZE..];
-                if let Some(head) = BzImage::parse(&rest[..rest.len().min(HEAD_LEN)]) {
-                    let payload = start + head.payload.start..start + head.payload.end;
-                    let inside = payload.end <= disk.blocks() * BLOCK_SIZE as u64
-                        && payload.end - payload.start <= MAX_PAYLOAD;
-                    if inside && found.len() < MAX_KERNELS {
-                        let name = format!("the file at byte {start} of the disk");
-                        found.push(KernelFile { name, head, payload: vec![payload] });
-                    }
-                }
-            }
+/// Reads the kernel file that starts at a block, as if it were in one piece.
+fn read_at_block(disk: &dyn BlockSource, block: u64) -> Option<KernelFile> {
+    let start = block.checked_mul(BLOCK_SIZE as u64)?;
+    let mut head = vec![0; HEAD_LEN];
+    read_at(disk, start, &mut head).ok()?;
+    let head = BzImage::parse(&head)?;
+    let payload = start + head.payload.start..start + head.payload.end;
+    let name = format!("the file at byte {start} of the disk");
+    (payload.end <= disk.blocks() * BLOCK_SIZE as u64).then(|| KernelFile {
+        name,
+        head,
+        payload: vec![payload],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_in_one_piece_is_read_where_it_starts() {
+        let mut bytes = vec![0; 40 * BLOCK_SIZE];
+        let head = super::super::bzimage::tests::head();
+        bytes[3 * BLOCK_SIZE..][..head.len()].copy_from_slice(&head);
+        let disk: Disk = Arc::new(Bytes(bytes));
+        let found = kernels(&disk, &[0, 3, 39, 1 << 60]);
+        assert_eq!(found.len(), 1);
+        let start = 3 * 4096 + 16 * 512 + 0x2e1;
+        assert_eq!(
+            (found[0].head.release.as_str(), &found[0].payload[..]),
+            ("6.1.0-56-amd64", std::slice::from_ref(&(start..start + 5000)))
+        );
+        assert_eq!(read_ranges(disk.as_ref(), &found[0].payload).unwrap().len(), 5000);
+        // It must end on the disk.
+        let disk: Disk = Arc::new(Bytes(vec![0; 4 * BLOCK_SIZE]));
+        assert!(kernels(&disk, &[3]).is_empty());
+    }
+
+    struct Bytes(Vec<u8>);
+
+    impl BlockSource for Bytes {
+        fn blocks(&self) -> u64 {
+            BlockSource::blocks(&self.0[..])
         }
-        block += run.blocks().max(1);
+
+        fn run(&self, block: u64, max: u64) -> crate::reference::DiskRun<'_> {
+            self.0[..].run(block, max)
+        }
+
+        fn read_blocks(&self, block: u64, buf: &mut [u8]) -> Result<(), crate::reference::ReferenceError> {
+            self.0[..].read_blocks(block, buf)
+        }
+    }
+
+    #[test]
+    fn partitions_of_both_kinds_of_tables_are_found() {
+        let mut bytes = vec![0; 8 * BLOCK_SIZE];
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+        bytes[446 + 4] = 0x83;
+        bytes[446 + 8..446 + 12].copy_from_slice(&2048u32.to_le_bytes());
+        assert_eq!(partitions(&(Arc::new(Bytes(bytes.clone())) as Disk)), [0, 2048 * 512]);
+        bytes[446 + 4] = 0xee;
+        bytes[512..520].copy_from_slice(b"EFI PART");
+        bytes[512 + 72..512 + 80].copy_from_slice(&2u64.to_le_bytes());
+        bytes[512 + 80..512 + 88].copy_from_slice(&(128u64 << 32 | 4).to_le_bytes());
+        for (index, sector) in [(0u64, 34u64), (2, 4096)] {
+            let entry = 1024 + index as usize * 128;
+            bytes[entry] = 1;
+            bytes[entry + 32..entry + 40].copy_from_slice(&sector.to_le_bytes());
+        }
+        assert_eq!(partitions(&(Arc::new(Bytes(bytes.clone())) as Disk)), [0, 34 * 512, 4096 * 512]);
+        // Tables that lead anywhere are only not followed.
+        bytes[512 + 72..512 + 88].fill(0xff);
+        assert_eq!(partitions(&(Arc::new(Bytes(bytes)) as Disk)), [0]);
     }
 }

@@ -59,6 +59,13 @@ impl Pages {
 
     /// Changes a little-endian number of `N` bytes that lies within the image.
     fn change<const N: usize>(&mut self, at: u64, change: impl Fn([u8; N]) -> [u8; N]) {
+        let offset = (at % PAGE_SIZE as u64) as usize;
+        if offset + N <= PAGE_SIZE {
+            if let Some(bytes) = self.get_mut(at / PAGE_SIZE as u64)[offset..].first_chunk_mut() {
+                *bytes = change(*bytes);
+            }
+            return;
+        }
         let bytes = std::array::from_fn(|i| {
             let at = at + i as u64;
             self.get(at / PAGE_SIZE as u64).map_or(0, |page| page[(at % PAGE_SIZE as u64) as usize])

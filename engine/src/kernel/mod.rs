@@ -6,7 +6,7 @@
 //! writes). The recipe is in the stream's header ([`Derivation`]): which bytes of the disk, how they are compressed, what goes
 //! where, what to relocate. So a decoder needs neither a file system nor an ELF reader, and makes the same image.
 //!
-//! Finding the kernel and working out the recipe is the encoder's work ([`find`]).
+//! Finding the kernel and working out the recipe is the encoder's work ([`Kernels`]).
 
 mod bzimage;
 mod cache;
@@ -19,8 +19,10 @@ mod payload;
 use std::io;
 use std::sync::Arc;
 
+pub(crate) use bzimage::begins_here;
 pub use cache::KernelCache;
 pub use derivation::Derivation;
+use disk::KernelFile;
 pub(crate) use image::Derived;
 
 use crate::guest::Guest;
@@ -41,47 +43,73 @@ pub(crate) struct Found {
     pub(crate) name: String,
 }
 
-/// Finds the kernel that a guest runs on one of its disks, and makes its image; `None` if it is on none of them, or is none that
-/// can be made use of. `disks` are the references that are disks, with their numbers.
-pub(crate) fn find(
-    guest: &Guest,
-    disks: &[(u8, Arc<dyn BlockSource + Send + Sync>)],
-    cache: Option<&KernelCache>,
-) -> Option<Found> {
-    let (slide, physical) = (guest.kernel_offset()?, guest.kernel_physical_base()?);
-    for (parent, disk) in disks {
-        for file in disk::kernels(disk).into_iter().filter(|file| file.head.release == guest.release()) {
-            match make(guest, disk.as_ref(), &file, cache) {
-                Ok(Some(unslid)) => {
-                    let frame = unslid.physical.wrapping_add(slide).wrapping_add(physical) >> 12;
-                    let identity = unslid.payload;
-                    let (extents, layout) = (file.payload, unslid.layout.clone());
-                    let derivation = Derivation { parent: *parent, extents, layout, slide };
-                    match unslid.slid(slide) {
-                        Ok(image) => {
-                            return Some(Found { derivation, identity, image, frame, name: file.name });
-                        }
-                        Err(error) => log::debug!("kernel {}: {error}", file.name),
-                    }
-                }
-                Ok(None) => log::debug!("kernel {}: another build than the guest's", file.name),
-                Err(error) => log::debug!("kernel {}: {error}", file.name),
-            }
-        }
-    }
-    None
+/// A disk that may have the guest's kernel.
+pub(crate) struct Disk {
+    /// Its number among the references.
+    pub(crate) number: u8,
+    pub(crate) source: Arc<dyn BlockSource + Send + Sync>,
+    /// Blocks that start as a kernel file does.
+    pub(crate) starts: Vec<u64>,
 }
 
-/// Lays out a kernel file; `None` if it is of another build than the guest's.
-fn make(
-    guest: &Guest,
-    disk: &dyn BlockSource,
-    file: &disk::KernelFile,
-    cache: Option<&KernelCache>,
-) -> io::Result<Option<Unslid>> {
-    let unslid = Unslid::of_payload(&disk::read_ranges(disk, &file.payload)?, cache)?;
-    let differs = matches!((&unslid.build_id, guest.build_id()), (Some(one), Some(other)) if one != other);
-    Ok((!differs).then_some(unslid))
+/// The kernels of some disks.
+pub(crate) struct Kernels<'a> {
+    disks: &'a [Disk],
+    cache: Option<&'a KernelCache>,
+    /// Each with the place of its disk.
+    files: Vec<(usize, KernelFile)>,
+    /// The image of the only one.
+    only: Option<io::Result<Unslid>>,
+}
+
+impl<'a> Kernels<'a> {
+    /// Lists the kernels, and prepares the image if there is just one: that takes a while, and needs nothing of the guest.
+    pub(crate) fn list(disks: &'a [Disk], cache: Option<&'a KernelCache>) -> Self {
+        let list = |(place, disk): (usize, &Disk)| {
+            let files = disk::kernels(&disk.source, &disk.starts).into_iter();
+            files.map(move |file| (place, file))
+        };
+        let files: Vec<(usize, KernelFile)> = disks.iter().enumerate().flat_map(list).collect();
+        let only = match &files[..] {
+            [(place, file)] => Some(prepare(disks[*place].source.as_ref(), file, cache)),
+            _ => None,
+        };
+        Kernels { disks, cache, files, only }
+    }
+
+    /// The kernel that a guest runs; `None` if it is none of these.
+    pub(crate) fn of_guest(mut self, guest: &Guest) -> Option<Found> {
+        let (slide, physical) = (guest.kernel_offset()?, guest.kernel_physical_base()?);
+        for (place, file) in self.files {
+            if file.head.release != guest.release() {
+                continue;
+            }
+            let disk = &self.disks[place];
+            let unslid = self.only.take();
+            let unslid = unslid.unwrap_or_else(|| prepare(disk.source.as_ref(), &file, self.cache));
+            let slid = unslid.and_then(|unslid| {
+                if matches!((&unslid.build_id, guest.build_id()), (Some(one), Some(other)) if one != other) {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "another build than the guest's"));
+                }
+                let frame = unslid.physical.wrapping_add(slide).wrapping_add(physical) >> 12;
+                let (layout, identity) = (unslid.layout.clone(), unslid.payload);
+                let derivation =
+                    Derivation { parent: disk.number, extents: file.payload.clone(), layout, slide };
+                let image = unslid.slid(slide)?;
+                Ok(Found { derivation, identity, image, frame, name: file.name.clone() })
+            });
+            match slid {
+                Ok(found) => return Some(found),
+                Err(error) => log::info!("kernel {}: {error}", file.name),
+            }
+        }
+        None
+    }
+}
+
+/// Lays out a kernel file.
+fn prepare(disk: &dyn BlockSource, file: &KernelFile, cache: Option<&KernelCache>) -> io::Result<Unslid> {
+    Unslid::of_payload(&disk::read_ranges(disk, &file.payload)?, cache)
 }
 
 impl Derivation {

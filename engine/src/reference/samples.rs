@@ -6,6 +6,7 @@
 //! four for each block, in the mean. A sample only proposes a place; what is there is compared.
 
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,11 +27,14 @@ const ADDRESS_BITS: u32 = 40;
 const BLOCK_SLOTS: u64 = 5;
 /// Slots of a table at most: 4 GiB, for 400 GiB of content. Beyond that, later samples replace earlier ones.
 const MAX_SLOTS: u64 = 1 << 29;
+/// Kernel files that are remembered.
+const MAX_KERNELS: usize = 64;
 /// Blocks that one task samples.
 const TASK_BLOCKS: u64 = 1 << 10;
 /// Tasks whose samples are held at a time.
 const TASKS: u64 = 64;
-/// How their file starts: with the header of an index file (its buckets are our slots) and this magic number.
+/// How their file starts: with the header of an index file and this magic number. `buckets` is the number of slots, which follow, and
+/// `distinct` that of kernel files, whose blocks come last.
 const MAGIC: [u8; 8] = *b"MIGSAMPL";
 
 /// Where the samples of a reference are.
@@ -38,13 +42,15 @@ const MAGIC: [u8; 8] = *b"MIGSAMPL";
 pub struct Samples {
     tie: SourceTie,
     slots: Slots,
+    /// Blocks that start as a kernel file does, ascending.
+    kernels: Vec<u64>,
 }
 
 #[derive(Debug)]
 enum Slots {
     Memory(Table),
-    /// The table begins at this byte of the file.
-    File(FileMap, usize),
+    /// These bytes of the file.
+    File(FileMap, Range<usize>),
 }
 
 impl Samples {
@@ -68,7 +74,7 @@ impl Samples {
     ) -> Result<Self, IndexError> {
         let blocks = source.blocks().min(tie.blocks);
         let slots = (data_blocks(source, blocks) * BLOCK_SLOTS).clamp(1, MAX_SLOTS);
-        let mut table = Table::new(slots as usize);
+        let (mut table, mut kernels) = (Table::new(slots as usize), Vec::new());
         let tasks = blocks.div_ceil(TASK_BLOCKS);
         for first in (0..tasks).step_by(TASKS as usize) {
             if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
@@ -77,12 +83,16 @@ impl Samples {
             let sample =
                 |task: u64| sample(source, level, task * TASK_BLOCKS..blocks.min((task + 1) * TASK_BLOCKS));
             let range = first..tasks.min(first + TASKS);
-            let found: Vec<Vec<(u64, u64)>> = range.into_par_iter().map(sample).collect::<Result<_, _>>()?;
-            for (hash, address) in found.into_iter().flatten() {
-                table[slot(hash, slots)] = entry(hash, address).to_le();
+            let found: Vec<Found> = range.into_par_iter().map(sample).collect::<Result<_, _>>()?;
+            for part in found {
+                for (hash, address) in part.samples {
+                    table[slot(hash, slots)] = entry(hash, address).to_le();
+                }
+                kernels.extend(part.kernels);
             }
         }
-        Ok(Samples { tie, slots: Slots::Memory(table) })
+        kernels.truncate(MAX_KERNELS);
+        Ok(Samples { tie, slots: Slots::Memory(table), kernels })
     }
 
     /// Maps the samples at `path`, which must be whole, undamaged and of the reference that `expected` describes.
@@ -94,9 +104,10 @@ impl Samples {
         let failed = |source| IndexError::Io { path: path.to_owned(), source };
         let map = FileMap::open(path).map_err(failed)?;
         map.populate(0..map.len()).map_err(failed)?;
-        let (header, table) = Header::read(map.bytes(), path, MAGIC, |slots| slots.checked_mul(8))?;
+        let len = |header: &Header| header.buckets.checked_add(header.distinct)?.checked_mul(8);
+        let (header, table) = Header::read(map.bytes(), path, MAGIC, len)?;
         let damaged = |field| IndexError::Damaged { path: path.to_owned(), field };
-        if header.buckets > MAX_SLOTS {
+        if header.buckets > MAX_SLOTS || header.distinct > MAX_KERNELS as u64 {
             return Err(damaged("number of slots"));
         }
         if header.table_checksum != table_checksum(table) {
@@ -105,7 +116,10 @@ impl Samples {
         if let Some(changed) = header.tie.first_difference(expected) {
             return Err(IndexError::Stale { path: path.to_owned(), changed });
         }
-        Ok(Samples { tie: header.tie, slots: Slots::File(map, HEADER_LEN) })
+        let kernels = table[header.buckets as usize * 8..].as_chunks().0;
+        let kernels = kernels.iter().map(|block| u64::from_le_bytes(*block)).collect();
+        let slots = Slots::File(map, HEADER_LEN..HEADER_LEN + header.buckets as usize * 8);
+        Ok(Samples { tie: header.tie, slots, kernels })
     }
 
     /// Writes the samples to `path`: whole, or not at all; readable by its owner only, as they tell something of what
@@ -115,23 +129,35 @@ impl Samples {
     ///
     /// [`IndexError::Io`].
     pub fn save(&self, path: &Path) -> Result<(), IndexError> {
-        let table: &[u8] = bytemuck::cast_slice(self.slots());
-        let (tie, buckets) = (self.tie.clone(), self.slots().len() as u64);
-        let header = Header { tie, distinct: 0, buckets, table_checksum: table_checksum(table) };
-        let written = write_whole(path, &header.to_bytes(MAGIC), table);
+        let mut table = bytemuck::cast_slice(self.slots()).to_vec();
+        self.kernels.iter().for_each(|block| table.extend_from_slice(&block.to_le_bytes()));
+        let header = Header {
+            tie: self.tie.clone(),
+            distinct: self.kernels.len() as u64,
+            buckets: self.slots().len() as u64,
+            table_checksum: table_checksum(&table),
+        };
+        let written = write_whole(path, &header.to_bytes(MAGIC), &table);
         written.map_err(|source| IndexError::Io { path: path.to_owned(), source })
     }
 
     /// Bytes of the samples, as a file.
     pub fn file_len(&self) -> u64 {
-        (HEADER_LEN + size_of_val(self.slots())) as u64
+        (HEADER_LEN + size_of_val(self.slots()) + size_of_val(&*self.kernels)) as u64
+    }
+
+    /// Blocks that start as a kernel file does, ascending: the first ones, if there are many.
+    pub(crate) fn kernels(&self) -> &[u64] {
+        &self.kernels
     }
 
     fn slots(&self) -> &[u64] {
         match &self.slots {
             Slots::Memory(table) => table.words(),
             // A mapping begins at a page, and its length was checked, so the cast holds.
-            Slots::File(map, start) => bytemuck::try_cast_slice(&map.bytes()[*start..]).unwrap_or_default(),
+            Slots::File(map, range) => {
+                bytemuck::try_cast_slice(&map.bytes()[range.clone()]).unwrap_or_default()
+            }
         }
     }
 
@@ -168,18 +194,29 @@ fn data_blocks(source: &(impl BlockSource + ?Sized), blocks: u64) -> u64 {
     count
 }
 
-/// Hash and word address of each sample of some blocks.
+/// What some blocks hold.
+#[derive(Default)]
+struct Found {
+    /// Hash and word address of each sample.
+    samples: Vec<(u64, u64)>,
+    kernels: Vec<u64>,
+}
+
 fn sample(
     source: &(impl BlockSource + ?Sized),
     level: Level,
-    blocks: std::ops::Range<u64>,
-) -> Result<Vec<(u64, u64)>, IndexError> {
-    let (mut found, mut anchor) = (Vec::new(), Anchors::default());
+    blocks: Range<u64>,
+) -> Result<Found, IndexError> {
+    let (mut found, mut anchor) = (Found::default(), Anchors::default());
     let mut add = |block: u64, page: &Page| {
         anchors(level, page, SPARSITY, &mut anchor);
         let address = block * PAGE_WORDS as u64;
         if address + PAGE_WORDS as u64 <= 1 << ADDRESS_BITS {
-            found.extend(anchor.iter().map(|(position, hash)| (hash, address + u64::from(position))));
+            let samples = anchor.iter().map(|(position, hash)| (hash, address + u64::from(position)));
+            found.samples.extend(samples);
+        }
+        if crate::kernel::begins_here(page) {
+            found.kernels.push(block);
         }
     };
     source.populate(blocks.clone())?;
@@ -254,11 +291,13 @@ mod tests {
     fn files_come_back_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let path = Samples::default_path(&folder.path().join("disk.raw"));
-        let disk = content(100, 5);
+        let mut disk = content(100, 5);
+        disk[71 * BLOCK_SIZE + 0x1fe..][..8].copy_from_slice(b"\x55\xaa\xeb\x66HdrS");
         let samples = Samples::build(&disk[..], tie(100), Level::best(), None).unwrap();
         samples.save(&path).unwrap();
         let again = Samples::open(&path, &tie(100)).unwrap();
         assert_eq!((again.slots(), again.file_len()), (samples.slots(), samples.file_len()));
+        assert_eq!((again.kernels(), samples.kernels()), (&[71][..], &[71][..]));
         assert!(matches!(Samples::open(&path, &tie(101)), Err(IndexError::Stale { .. })));
         let good = std::fs::read(&path).unwrap();
         for at in [0, 20, 100, 4090, good.len() - 1] {

@@ -160,12 +160,12 @@ impl Header {
     }
 
     /// Splits `file`, all of a file that should start with `magic`, into its header and its table, and checks all but the table's bytes.
-    /// `table_len` is how long a table of so many buckets is.
+    /// `table_len` is how long the table of such a header is.
     pub(in crate::reference) fn read<'a>(
         file: &'a [u8],
         path: &Path,
         magic: [u8; 8],
-        table_len: fn(u64) -> Option<u64>,
+        table_len: fn(&Self) -> Option<u64>,
     ) -> Result<(Self, &'a [u8]), IndexError> {
         let damaged = |field| IndexError::Damaged { path: path.to_owned(), field };
         let Some((header, table)) = file.split_first_chunk::<HEADER_LEN>() else {
@@ -206,20 +206,21 @@ impl Header {
         if distinct > blocks {
             return Err(damaged("number of entries"));
         }
-        if buckets == 0 || table_len(buckets) != Some(table.len() as u64) {
-            return Err(damaged("number of buckets or the length of the file"));
-        }
         if header[HEADER_LEN - rest.len()..CHECKSUM_AT].iter().any(|&byte| byte != 0) {
             return Err(damaged("reserved part of the header"));
         }
         let tie = SourceTie { identity, blocks, file: FileStamp { len, modified }, files, stamps };
-        Ok((Self { tie, distinct, buckets, table_checksum }, table))
+        let header = Self { tie, distinct, buckets, table_checksum };
+        if buckets == 0 || table_len(&header) != Some(table.len() as u64) {
+            return Err(damaged("number of buckets or the length of the file"));
+        }
+        Ok((header, table))
     }
 }
 
 /// Bytes of a fingerprint index's table.
-pub(super) fn table_len(buckets: u64) -> Option<u64> {
-    buckets.checked_add(PROBES as u64 - 1)?.checked_mul(BUCKET_LEN)
+pub(super) fn table_len(header: &Header) -> Option<u64> {
+    header.buckets.checked_add(PROBES as u64 - 1)?.checked_mul(BUCKET_LEN)
 }
 
 /// The next `N` bytes of a header, which is long enough for all its fields.
