@@ -1,47 +1,68 @@
-//! The buffers that a page scan shares with a GPU, seen as a shader sees them: 32-bit words.
+//! MiG's compute shaders: what a GPU does with a batch of pages, and the same in plain Rust.
 //!
-//! A scan worker takes batches of whole pages and gives one [`PageRecord`] for each. WGSL has no 64-bit integers in its
-//! core, so the layout is written down here in 32-bit words, and the compiler checks it against the record that the
-//! CPU's kernels fill. The shaders themselves are to stand beside this file, one entry point each; this crate hands
-//! out sources and layouts and never opens a device.
+//! | stage | from | to, for each page |
+//! |---|---|---|
+//! | [`SCAN`] | the pages | [`PageRecord`](mig_simd::PageRecord), and the spread of 256 of its bytes |
+//! | [`CLASSIFY`] | both | its content [`class`] |
+//! | [`DEDUP_NOTE`], [`DEDUP_INSERT`], [`DEDUP_FIND`] | fingerprints | an earlier page with the same one |
+//! | [`LOOKUP`] | fingerprints, a reference's index | the block that may hold the page |
+//!
+//! The stages are `wgsl/*.wgsl`, one entry point each, in WGSL without any extension and in integers only, so that every
+//! adapter gives the same bytes. Each has a twin in [`cpu`] of the same name on the same buffers in the same order. The
+//! scan is `mig_simd::page_scan`, byte for byte.
+//!
+//! This crate hands out sources and layouts and never opens a device; `engine/src/gpu` does.
 
 #![forbid(unsafe_code)]
 
-use std::mem::{offset_of, size_of};
+/// Numbers of the content classes, and the borders between them.
+pub mod class;
+pub mod cpu;
+mod layout;
+mod xxh3;
 
-use mig_simd::{PAGE_SIZE, PageRecord};
+pub use layout::{Dispatch, NO_BLOCK, NO_PAGE};
 
-/// 32-bit words of a page in the input buffer.
-pub const PAGE_WORDS32: usize = PAGE_SIZE / 4;
-
-/// 32-bit words of a record in the output buffer.
-pub const RECORD_WORDS32: usize = 10;
-
-/// Where a record's fields are, in 32-bit words from its start.
-pub mod record {
-    /// XXH3-128, four words, lowest first.
-    pub const FINGERPRINT: usize = 0;
-    /// The page's first 64-bit word, low half first.
-    pub const FIRST_WORD: usize = 4;
-    /// `zero_words` in the lower half, `small_words` in the upper.
-    pub const ZERO_AND_SMALL: usize = 6;
-    /// `user_pointers` in the lower half, `kernel_pointers` in the upper.
-    pub const POINTERS: usize = 7;
-    /// `text_words` in the lower half, `flags` in the upper.
-    pub const TEXT_AND_FLAGS: usize = 8;
-    /// 0.
-    pub const RESERVED: usize = 9;
+/// How a stage uses a buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// A [`Dispatch`], as a uniform.
+    Uniform,
+    /// Storage that is read.
+    ReadOnly,
+    /// Storage that is written, and maybe read.
+    ReadWrite,
 }
 
-const _: () = {
-    assert!(size_of::<PageRecord>() == RECORD_WORDS32 * 4);
-    assert!(offset_of!(PageRecord, fingerprint) == record::FINGERPRINT * 4);
-    assert!(offset_of!(PageRecord, first_word) == record::FIRST_WORD * 4);
-    assert!(offset_of!(PageRecord, zero_words) == record::ZERO_AND_SMALL * 4);
-    assert!(offset_of!(PageRecord, small_words) == record::ZERO_AND_SMALL * 4 + 2);
-    assert!(offset_of!(PageRecord, user_pointers) == record::POINTERS * 4);
-    assert!(offset_of!(PageRecord, kernel_pointers) == record::POINTERS * 4 + 2);
-    assert!(offset_of!(PageRecord, text_words) == record::TEXT_AND_FLAGS * 4);
-    assert!(offset_of!(PageRecord, flags) == record::TEXT_AND_FLAGS * 4 + 2);
-    assert!(offset_of!(PageRecord, reserved) == record::RESERVED * 4);
-};
+/// A buffer of a stage; its place in [`Shader::bindings`] is its binding in group 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Binding {
+    /// Its name in the source.
+    pub name: &'static str,
+    /// How it is used.
+    pub access: Access,
+}
+
+/// A stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shader {
+    /// Its name, which is that of its entry point.
+    pub name: &'static str,
+    /// Invocations of a workgroup, all in one row.
+    pub workgroup_size: u32,
+    /// Its buffers in the order of their bindings.
+    pub bindings: &'static [Binding],
+    /// WGSL with everything that it imports.
+    pub source: &'static str,
+}
+
+mod wgsl {
+    use super::{Access, Binding, Shader};
+
+    include!(concat!(env!("OUT_DIR"), "/wgsl.rs"));
+}
+
+pub use wgsl::{CLASSIFY, DEDUP_FIND, DEDUP_INSERT, DEDUP_NOTE, LOOKUP, SCAN};
+
+/// All stages.
+pub static SHADERS: [&Shader; 6] = [&SCAN, &CLASSIFY, &DEDUP_NOTE, &DEDUP_INSERT, &DEDUP_FIND, &LOOKUP];
