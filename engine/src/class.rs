@@ -113,17 +113,18 @@ impl Class {
         }
     }
 
-    /// The decision table: counters of the scan first, the sampled bytes where those say nothing.
+    /// The decision table: counters of the scan first, the sampled bytes where those say nothing. A GPU has the same one
+    /// (`shaders/wgsl/classify.wgsl`).
     pub fn of(record: &PageRecord, page: &Page) -> Self {
         if is_incompressible(record, page) {
             Class::Incompressible
-        } else if record.text_words >= 256 {
+        } else if record.text_words >= MIN_TEXT {
             Class::Text
-        } else if record.user_pointers >= 64 {
+        } else if record.user_pointers >= MIN_POINTERS {
             Class::UserPointers
-        } else if record.kernel_pointers >= 64 {
+        } else if record.kernel_pointers >= MIN_POINTERS {
             Class::KernelPointers
-        } else if record.zero_words >= 256 {
+        } else if record.zero_words >= MIN_SPARSE {
             Class::Sparse
         } else {
             Class::Other
@@ -131,16 +132,24 @@ impl Class {
     }
 }
 
+/// Text words of a page of text, at least.
+pub(crate) const MIN_TEXT: u16 = 256;
+/// Pointers of a page of pointers, at least.
+pub(crate) const MIN_POINTERS: u16 = 64;
+/// Zero words of a sparse page, at least.
+pub(crate) const MIN_SPARSE: u16 = 256;
+/// Zero and small words of a page that may be incompressible, at most: these mean repeated bytes.
+pub(crate) const MAX_PLAIN: usize = PAGE_WORDS / 32;
 /// Sum of squared counts below which 256 sampled bytes are as good as random. Random bytes give about 511.
-const RANDOM_LIMIT: u32 = 600;
+pub(crate) const RANDOM_LIMIT: u32 = 600;
 
 /// Whether no coder is likely to shrink the page, judged by the spread of 256 of its bytes.
 ///
 /// Found 35 of 35 incompressible pages in the lab with 4 false alarms of 6,144, at 2.8 kB lost on 24 MiB.
 fn is_incompressible(record: &PageRecord, page: &Page) -> bool {
-    // Zero or small words mean repeated bytes; most pages end here.
+    // Most pages end here.
     let plain = usize::from(record.zero_words) + usize::from(record.small_words);
-    if plain > PAGE_WORDS / 32 {
+    if plain > MAX_PLAIN {
         return false;
     }
     let mut counts = [0u16; 256];

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::gpu::GpuError;
 use crate::image::ImageError;
 use crate::reference::ReferenceError;
 
@@ -157,6 +158,9 @@ pub enum EncodeError {
         /// The pool's own words.
         message: String,
     },
+    /// A GPU is required, and there is none.
+    #[error(transparent)]
+    Gpu(#[from] GpuError),
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -15,13 +15,16 @@
 
 #![deny(unsafe_code)]
 
+mod ahead;
 mod class;
 mod columns;
 mod decode;
 mod encode;
 mod error;
 mod format;
+pub mod gpu;
 pub mod guest;
+mod hold;
 pub mod image;
 pub mod inspect;
 mod kernel;
@@ -45,6 +48,7 @@ mod table;
 mod unpack;
 mod worker;
 
+pub use ahead::{AheadStats, ChunkScan, Claim, ScanAhead, Share, Task};
 pub use class::Class;
 pub use columns::{Run as SettledRun, Settled};
 pub use decode::{BlockDecoder, PageStore, ParsedBlock};
@@ -53,6 +57,8 @@ pub use error::{DecodeError, EncodeError};
 pub use format::{
     Frame, FrameRead, FrameReader, FrameType, FrameWrite, Header, ReferenceKind, ReferenceNeed, VERSION,
 };
+pub use gpu::{Gpu, GpuChoice, GpuError, GpuMode};
+pub use hold::Hold;
 pub use image::{FormatChoice, ImageFormat, ImageLayout, MemoryImage};
 pub use kernel::{Derivation, KernelCache};
 pub use mig_simd::Level;

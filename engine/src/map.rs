@@ -2,7 +2,7 @@
 //!
 //! Memory images are many gigabytes, mostly read once and partly holes, so they are mapped, not
 //! read: the kernel pages them in, shares its cache with us, and takes memory back when it is short.
-//! This is the only file of the crate with `unsafe` in it.
+//! The GPU worker's `gpu/import.rs` and this are the only files of the crate with `unsafe` in them.
 //!
 //! **The hazard.** The mapping shows the file as it is *now*. If another process cuts the file short
 //! while it is mapped, touching a page past the new end kills this process with SIGBUS; so does a
@@ -24,9 +24,12 @@ use std::io::{self, Seek, SeekFrom};
 use std::ops::Range;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
 use memmap2::{Advice, Mmap, MmapOptions};
 use rustix::io::Errno;
+
+use crate::hold::Hold;
 
 /// The most extents that [`data_extents`] returns: 16 MiB of them. A file with more holes than this
 /// loses its smallest ones.
@@ -37,7 +40,7 @@ pub const MAX_EXTENTS: usize = 1 << 20;
 pub struct FileMap {
     file: File,
     /// None for an empty file: the kernel maps no empty range.
-    map: Option<Mmap>,
+    map: Option<Arc<Mmap>>,
 }
 
 impl FileMap {
@@ -73,10 +76,10 @@ impl FileMap {
             Ok(len) => {
                 // SAFETY: `map` requires that the file is not changed while it is mapped. That is
                 // the promise asked of the caller by `open`, as no check of ours could make it so.
-                // What rests on us: the map is read-only and private to this struct, only shared
-                // slices of it are given out, they can't outlive it, and no byte of it is believed
+                // What rests on us: the map is read-only and private to this struct and its holds, only
+                // shared slices of it are given out, they can't outlive it, and no byte of it is believed
                 // to be stable or valid by any `unsafe` code of the crate.
-                Some(unsafe { MmapOptions::new().len(len).map(&file)? })
+                Some(Arc::new(unsafe { MmapOptions::new().len(len).map(&file)? }))
             }
             Err(_) => return Err(io::Error::from(io::ErrorKind::FileTooLarge)),
         };
@@ -85,7 +88,7 @@ impl FileMap {
 
     /// All bytes of the file, as it was long when it was mapped. Holes read as zeros.
     pub fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or_default()
+        self.map.as_ref().map_or(&[], |map| &map[..])
     }
 
     /// The length of the mapping in bytes.
@@ -96,6 +99,11 @@ impl FileMap {
     /// Whether the file was empty when it was mapped.
     pub fn is_empty(&self) -> bool {
         self.map.is_none()
+    }
+
+    /// A share in the mapping, for a device that reads it on its own; `None` for an empty file.
+    pub fn hold(&self) -> Option<Hold> {
+        self.map.clone().map(Hold::of_map)
     }
 
     /// The file itself, say for its metadata.

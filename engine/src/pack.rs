@@ -2,11 +2,13 @@
 
 use std::io::IoSlice;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::thread::available_parallelism;
 
 use mig_simd::Level;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use crate::ahead::{ScanAhead, Share, WINDOW_CHUNKS};
 use crate::encode::{BlockEncoder, BlockStats, CodedBlock, History, Scanned, digest_bytes};
 use crate::error::EncodeError;
 use crate::format::block::Piece;
@@ -14,15 +16,18 @@ use crate::format::frame::{self, FrameType};
 use crate::format::index::{End, IndexEntry, write_index};
 use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
+use crate::gpu::{Gpu, GpuChoice};
 use crate::guest::{Guest, find_notes};
-use crate::image::MemoryImage;
+use crate::image::{ImageFormat, ImageLayout, MemoryImage, Segment};
 use crate::kernel::{KernelCache, Kernels};
 use crate::options::{Effort, Technique, Techniques};
-use crate::page::PageSet;
+use crate::page::{PAGE_SIZE, PageSet};
 use crate::pipeline::{self, Steps};
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
 use crate::residual::compress_list;
+use crate::settle::CHUNK_PAGES;
+use crate::source::PageSource;
 use crate::worker::{CpuWorker, ScanWorker};
 
 /// Pages of a block: 32 MiB.
@@ -54,6 +59,9 @@ pub struct Packer<'a> {
     worker: Option<&'a dyn ScanWorker>,
     techniques: Techniques,
     kernels: Option<KernelCache>,
+    gpu: GpuChoice,
+    device: Option<Gpu>,
+    share: Share,
     progress: Option<OnProgress<'a>>,
     cancel: Cancel,
 }
@@ -108,6 +116,9 @@ impl<'a> Packer<'a> {
             worker: None,
             techniques: Techniques::ALL,
             kernels: None,
+            gpu: GpuChoice::default(),
+            device: None,
+            share: Share::Both,
             progress: None,
             cancel: Cancel::new(),
         }
@@ -141,6 +152,25 @@ impl<'a> Packer<'a> {
     /// Sets the SIMD level of everything that runs on the CPU.
     pub fn level(mut self, level: Level) -> Self {
         self.level = level;
+        self
+    }
+
+    /// Whether a GPU shall scan besides the CPU, and which; none unless said. It is opened when packing starts, and works in a
+    /// thread of its own. The stream is the same with it and without.
+    pub fn gpu(mut self, choice: GpuChoice) -> Self {
+        self.gpu = choice;
+        self
+    }
+
+    /// The same with a GPU that is open already, which saves the tenths of a second that opening one takes.
+    pub fn device(mut self, gpu: &Gpu) -> Self {
+        self.device = Some(gpu.clone());
+        self
+    }
+
+    /// Who scans, if there is a GPU.
+    pub fn share(mut self, share: Share) -> Self {
+        self.share = share;
         self
     }
 
@@ -197,34 +227,100 @@ impl<'a> Packer<'a> {
     ///
     /// As for [`pack`](Self::pack).
     pub fn pack_here(&self, image: &MemoryImage, out: impl FrameWrite) -> Result<PackSummary, EncodeError> {
+        self.pack_any(image, image.layout(), &|range| image.opaque(range), out)
+    }
+
+    /// As [`pack_here`](Self::pack_here), of pages in memory, say a guest's that were captured: packed as a raw image of them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`pack`](Self::pack).
+    pub fn pack_source<S: PageSource + ?Sized>(
+        &self,
+        source: &S,
+        out: impl FrameWrite,
+    ) -> Result<PackSummary, EncodeError> {
+        let pages = source.page_count();
+        let segment = Segment { file_offset: 0, pages, first_page: 0, gpa: Some(0) };
+        let len = pages.saturating_mul(PAGE_SIZE as u64);
+        let layout = ImageLayout::new(ImageFormat::Raw, len, Vec::from_iter((pages > 0).then_some(segment)))?;
+        self.pack_any(source, &layout, &|_| None, out)
+    }
+
+    fn pack_any<'b, 's: 'b, S: PageSource + ?Sized>(
+        &self,
+        source: &'s S,
+        layout: &'b ImageLayout,
+        opaque: &'b Opaque<'b, 's>,
+        out: impl FrameWrite,
+    ) -> Result<PackSummary, EncodeError> {
+        // Before a byte is written: a GPU that is required may not be there.
+        let gpu = if self.device.is_some() { self.device.clone() } else { Gpu::open(&self.gpu)? };
+        let (guest, kernel) = self.read_guest(source, layout)?;
+        let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
+        let job = Job { source, layout, opaque, references: &references, guest: guest.as_ref() };
+        let Some(gpu) = gpu else { return self.pack_with(&job, out, None) };
+        let ahead = ScanAhead::new(self.share);
+        std::thread::scope(|scope| {
+            let device = std::thread::Builder::new().name("mig-gpu".into());
+            let spawned = device.spawn_scoped(scope, || gpu.serve(&ahead, source, &references));
+            if let Err(error) = spawned {
+                log::warn!("no thread for the GPU: {error}; the CPU scans alone");
+                ahead.retire();
+            }
+            // However packing ends, the device's thread ends with it.
+            let _closing = Closing(&ahead);
+            let summary = self.pack_with(&job, out, Some(&ahead));
+            let stats = ahead.stats();
+            log::info!("{} of {} chunks scanned on the GPU", stats.device, stats.device + stats.cpu);
+            summary
+        })
+    }
+
+    fn pack_with<S: PageSource + ?Sized>(
+        &self,
+        job: &Job<'_, '_, S>,
+        out: impl FrameWrite,
+        ahead: Option<&ScanAhead>,
+    ) -> Result<PackSummary, EncodeError> {
         let block_pages = if self.random_access { RANDOM_BLOCK_PAGES } else { BLOCK_PAGES };
         let cpu = CpuWorker { level: self.level };
         let worker = self.worker.unwrap_or(&cpu);
-        let (guest, kernel) = self.read_guest(image)?;
-        let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let header = Header {
-            layout: image.layout().clone(),
+            layout: job.layout.clone(),
             effort: self.effort,
             random_access: self.random_access,
             block_pages,
-            references: references.iter().map(|reference| reference.need().clone()).collect(),
+            references: job.references.iter().map(|reference| reference.need().clone()).collect(),
         };
+        let (source, references) = (job.source, job.references);
         let encoder =
-            BlockEncoder::new(image, &references, worker, self.level, self.effort, self.random_access)?;
+            BlockEncoder::new(source, references, worker, self.level, self.effort, self.random_access)?;
         let mut encoder = encoder.with_techniques(self.techniques);
-        if let Some(guest) = &guest {
+        if let Some(guest) = job.guest {
             encoder = encoder.with_guest(guest);
         }
+        if let Some(ahead) = ahead {
+            encoder = encoder.with_ahead(ahead);
+        }
         let mut stream = StreamWriter::new(out, &header)?;
-        self.write_opaque(image, &mut stream)?;
-        let pages = image.page_count();
+        self.write_opaque(job.layout, job.opaque, &mut stream)?;
+        let pages = source.page_count();
         let mut history = History::new(pages, self.effort, self.random_access);
         history.learn(&encoder, &self.cancel)?;
-        let mut next = 0;
+        let block = |first: u64| PageSet::from_range(first..pages.min(first + block_pages));
+        let (mut next, mut announced) = (0u64, 0u64);
         let sets = || {
             let first = next;
+            if let Some(ahead) = ahead {
+                let until = pages.min(first.saturating_add(WINDOW_CHUNKS * CHUNK_PAGES));
+                while announced < until {
+                    ahead.announce(&block(announced));
+                    announced += block_pages;
+                }
+            }
             next = pages.min(first + block_pages);
-            (first < next).then(|| PageSet::from_range(first..next))
+            (first < next).then(|| block(first))
         };
         self.run(&encoder, &mut history, &mut stream, pages, sets, |set| encoder.scan(set))?;
         let mut leftovers = history.leftovers(&encoder, block_pages);
@@ -240,7 +336,11 @@ impl<'a> Packer<'a> {
     }
 
     /// Reads the guest whose memory this is, if it is a Linux guest that says what it is, and finds its kernel's image.
-    fn read_guest(&self, image: &MemoryImage) -> Result<(Option<Guest>, Option<Reference>), EncodeError> {
+    fn read_guest<S: PageSource + ?Sized>(
+        &self,
+        source: &S,
+        layout: &ImageLayout,
+    ) -> Result<(Option<Guest>, Option<Reference>), EncodeError> {
         if !self.techniques.has(Technique::Guest) || self.effort == Effort::Store {
             return Ok((None, None));
         }
@@ -249,11 +349,11 @@ impl<'a> Packer<'a> {
             false => Vec::new(),
         };
         let read = || {
-            let notes = find_notes(image);
+            let notes = find_notes(source);
             if self.cancel.is_cancelled() {
                 return Err(EncodeError::Cancelled);
             }
-            Ok(Guest::read(image, Some(image.layout()), &notes))
+            Ok(Guest::read(source, Some(layout), &notes))
         };
         let (kernels, guest) = rayon::join(|| Kernels::list(&disks, self.kernels.as_ref()), read);
         let guest = guest?;
@@ -262,9 +362,9 @@ impl<'a> Packer<'a> {
     }
 
     /// Takes sets of pages through the encoder's three steps and writes their blocks.
-    fn run<T: Send>(
+    fn run<S: PageSource + ?Sized, T: Send>(
         &self,
-        encoder: &BlockEncoder<'_, MemoryImage>,
+        encoder: &BlockEncoder<'_, S>,
         history: &mut History,
         stream: &mut StreamWriter<impl FrameWrite>,
         total_pages: u64,
@@ -290,17 +390,18 @@ impl<'a> Packer<'a> {
 
     fn write_opaque(
         &self,
-        image: &MemoryImage,
+        layout: &ImageLayout,
+        opaque: &Opaque<'_, '_>,
         stream: &mut StreamWriter<impl FrameWrite>,
     ) -> Result<(), EncodeError> {
-        for range in image.layout().opaque_ranges() {
+        for range in layout.opaque_ranges() {
             let mut at = range.start;
             while at < range.end {
                 if self.cancel.is_cancelled() {
                     return Err(EncodeError::Cancelled);
                 }
                 let end = range.end.min(at + limits::OPAQUE);
-                let bytes = image.opaque(at..end).unwrap_or_default();
+                let bytes = opaque(at..end).unwrap_or_default();
                 // Zeros need no frame: what nobody writes reads as zero.
                 if bytes.iter().any(|&byte| byte != 0) {
                     stream.write_opaque(at, bytes)?;
@@ -309,6 +410,27 @@ impl<'a> Packer<'a> {
             }
         }
         Ok(())
+    }
+}
+
+/// Bytes of an image's file that belong to no page.
+type Opaque<'o, 's> = dyn Fn(Range<u64>) -> Option<&'s [u8]> + Sync + 'o;
+
+/// What is packed, and with what.
+struct Job<'a, 's, S: ?Sized> {
+    source: &'s S,
+    layout: &'a ImageLayout,
+    opaque: &'a Opaque<'a, 's>,
+    references: &'a [Reference],
+    guest: Option<&'a Guest>,
+}
+
+/// Closes the queue when it goes.
+struct Closing<'a>(&'a ScanAhead);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -3,6 +3,7 @@
 use std::io;
 use std::ops::Range;
 
+use crate::hold::Hold;
 use crate::image::{MemoryImage, Run};
 use crate::page::{PAGE_SIZE, Page};
 
@@ -35,6 +36,12 @@ pub trait PageSource: Sync {
     fn prepare(&self, _pages: Range<u64>) -> io::Result<()> {
         Ok(())
     }
+
+    /// Shares in the memory that [`run`](Self::run) gives slices of, for a device that can read it where it lies. Pages of
+    /// which there is no share are copied to the device.
+    fn holds(&self) -> Vec<Hold> {
+        Vec::new()
+    }
 }
 
 impl PageSource for MemoryImage {
@@ -52,6 +59,10 @@ impl PageSource for MemoryImage {
 
     fn prepare(&self, pages: Range<u64>) -> io::Result<()> {
         self.prefetch(pages)
+    }
+
+    fn holds(&self) -> Vec<Hold> {
+        self.map().hold().into_iter().collect()
     }
 }
 

@@ -15,7 +15,7 @@ use crate::progress::Cancel;
 use crate::refs::Reference;
 use crate::residual::Recipe;
 use crate::settle::dedup::Dedup;
-use crate::settle::{CHUNK_PAGES, Chunk};
+use crate::settle::{CHUNK_PAGES, Chunk, Twin};
 use crate::source::PageSource;
 
 /// Tasks whose samples of an older image are held at a time. An image can be made so that all of it is samples: 5 KiB a
@@ -68,6 +68,7 @@ struct Left {
     pages: Vec<u64>,
     fingerprints: Vec<[u64; 2]>,
     classes: Vec<Class>,
+    twins: Vec<Twin>,
 }
 
 /// Some of the pages that were left for later: what makes a block.
@@ -77,6 +78,7 @@ pub struct Leftover {
     /// In the order of the set.
     pub(super) fingerprints: Vec<[u64; 2]>,
     pub(super) classes: Vec<Class>,
+    pub(super) twins: Vec<Twin>,
 }
 
 impl Leftover {
@@ -176,7 +178,7 @@ impl History {
         encoder: &BlockEncoder<'_, S>,
         block_pages: u64,
     ) -> impl Iterator<Item = Leftover> + use<S> {
-        let Left { pages, fingerprints, classes } = std::mem::take(&mut self.left);
+        let Left { pages, fingerprints, classes, twins } = std::mem::take(&mut self.left);
         let mut order: Vec<u32> = (0..pages.len() as u32).collect();
         if let Some(guest) = encoder.guest {
             let places = guest.space_order();
@@ -201,6 +203,7 @@ impl History {
                 pages,
                 fingerprints: order.iter().map(|&index| fingerprints[index as usize]).collect(),
                 classes: order.iter().map(|&index| classes[index as usize]).collect(),
+                twins: order.iter().map(|&index| twins[index as usize]).collect(),
             })
         })
     }
@@ -213,6 +216,7 @@ impl History {
             self.left.pages.push(block.pages.page_at(unsettled.ordinal.into()));
             self.left.fingerprints.push(chunk.fingerprints[place]);
             self.left.classes.push(unsettled.class);
+            self.left.twins.push(unsettled.twin);
         }
         let pairs = chunk.settled.iter().zip(&chunk.fingerprints);
         let here = pairs.filter(|(settled, _)| **settled != Settled::Later);
@@ -234,12 +238,20 @@ impl History {
             let place = unsettled.ordinal as usize - first_ordinal;
             let number = block.pages.page_at(unsettled.ordinal.into());
             let earlier = self.dedup.find_or_insert(chunk.fingerprints[place], number);
-            if let Some(source) = earlier.filter(|&earlier| encoder.equal(earlier, number)) {
+            let same =
+                |&earlier: &u64| unsettled.twin == Twin::Equal(earlier) || encoder.equal(earlier, number);
+            if let Some(source) = earlier.filter(same) {
                 chunk.settled[place] = Settled::Duplicate { source };
                 continue;
             }
             if let Some(finder) = &mut self.finder {
-                let (positions, hashes) = (&chunk.positions[anchors.clone()], &chunk.hashes[anchors]);
+                let (mut positions, mut hashes) = (&chunk.positions[anchors.clone()], &chunk.hashes[anchors]);
+                let sampled;
+                // It equals a page that comes later in the stream, or that a reference settled, and so was not sampled.
+                if matches!(unsettled.twin, Twin::Equal(_)) && unsettled.class != Class::Incompressible {
+                    sampled = encoder.anchors_of(number);
+                    (positions, hashes) = (sampled.positions(), sampled.hashes());
+                }
                 finder.probe(number, positions, hashes, &mut block.candidates);
             }
             block.residual.push(Residual {

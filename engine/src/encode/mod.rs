@@ -18,7 +18,7 @@ mod groups;
 mod history;
 mod likeness;
 
-use mig_simd::{Level, PageRecord, page_eq};
+use mig_simd::{Anchors, Level, PageRecord, anchors, page_eq};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -27,6 +27,7 @@ pub use coded::{BlockStats, CodedBlock};
 pub use history::{History, Leftover};
 use likeness::Likeness;
 
+use crate::ahead::ScanAhead;
 use crate::class::Class;
 use crate::columns::{self, Addressing, Placements, Run, Settled};
 use crate::error::EncodeError;
@@ -58,6 +59,7 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     techniques: Techniques,
     zero: PageRecord,
     coders: GroupCoders,
+    ahead: Option<&'a ScanAhead>,
 }
 
 /// A set of pages after the first step.
@@ -137,7 +139,14 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             techniques: Techniques::ALL,
             zero: zero[0],
             coders: GroupCoders::new(recipe),
+            ahead: None,
         })
+    }
+
+    /// Takes what a device has scanned of sets that were announced to this queue. What is coded is the same without.
+    pub fn with_ahead(mut self, ahead: &'a ScanAhead) -> Self {
+        self.ahead = Some(ahead);
+        self
     }
 
     /// Has what the guest says of its pages used for coding them. It must be the guest whose pages these are; of any other,
@@ -179,15 +188,31 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             level: self.level,
             sparsity: self.recipe.search.map(|search| search.sparsity).filter(|_| !self.defers()),
             classes: self.recipe.compresses(),
+            defers: self.defers(),
             guest: self.guest,
             zero: self.zero,
         };
-        let chunks = pages.len().div_ceil(CHUNK_PAGES);
+        let begun = self.ahead.and_then(|ahead| ahead.begin(&pages));
         let chunk = |chunk: u64| {
             let end = pages.len().min((chunk + 1) * CHUNK_PAGES);
-            settler.settle(&pages, chunk * CHUNK_PAGES..end)
+            let scan = begun.as_ref().and_then(|begun| begun.take(chunk));
+            settler.settle(&pages, chunk * CHUNK_PAGES..end, scan.as_ref())
         };
-        let chunks = (0..chunks).into_par_iter().map(chunk).collect::<Result<_, _>>()?;
+        let all = 0..pages.len().div_ceil(CHUNK_PAGES);
+        let claimed = |&chunk: &u64| begun.as_ref().is_some_and(|begun| begun.is_claimed(chunk));
+        let (later, now): (Vec<u64>, Vec<u64>) = all.clone().partition(claimed);
+        let chunks = if later.is_empty() {
+            all.into_par_iter().map(chunk).collect::<Result<_, _>>()?
+        } else {
+            // What a device is at comes last: it may be done by then.
+            let mut chunks: Vec<(u64, Chunk)> = Vec::new();
+            for numbers in [now, later] {
+                let settle = |number| Ok((number, chunk(number)?));
+                chunks.extend(numbers.into_par_iter().map(settle).collect::<Result<Vec<_>, EncodeError>>()?);
+            }
+            chunks.sort_unstable_by_key(|(number, _)| *number);
+            chunks.into_iter().map(|(_, chunk)| chunk).collect()
+        };
         Ok(Scanned { pages, chunks, defers: self.defers() })
     }
 
@@ -197,7 +222,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     ///
     /// None at present.
     pub fn sample(&self, leftover: Leftover) -> Result<Scanned, EncodeError> {
-        let Leftover { pages, fingerprints, classes } = leftover;
+        let Leftover { pages, fingerprints, classes, twins } = leftover;
         let sparsity = self.recipe.search.map(|search| search.sparsity);
         let chunk = |chunk: u64| {
             let ordinals = chunk * CHUNK_PAGES..pages.len().min((chunk + 1) * CHUNK_PAGES);
@@ -208,13 +233,25 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                 ..Chunk::default()
             };
             let numbers = pages.slice(ordinals.clone()).flatten();
-            for ((ordinal, number), &class) in ordinals.zip(numbers).zip(&classes[places]) {
-                found.push(self.level, self.page(number), ordinal, class, sparsity);
+            let known = classes[places.clone()].iter().zip(&twins[places]);
+            for ((ordinal, number), (&class, twin)) in ordinals.zip(numbers).zip(known) {
+                let page = self.page(number);
+                let twin = twin.compared(self.source, self.level, page);
+                found.push(self.level, page, ordinal, class, twin, sparsity);
             }
             found
         };
         let chunks = (0..pages.len().div_ceil(CHUNK_PAGES)).into_par_iter().map(chunk).collect();
         Ok(Scanned { pages, chunks, defers: false })
+    }
+
+    /// The anchors of one page.
+    fn anchors_of(&self, number: u64) -> Anchors {
+        let mut found = Anchors::default();
+        if let Some(search) = self.recipe.search {
+            anchors(self.level, self.page(number), search.sparsity, &mut found);
+        }
+        found
     }
 
     fn equal(&self, one: u64, other: u64) -> bool {

@@ -145,6 +145,18 @@ impl Index {
         self.header.distinct
     }
 
+    /// The table as it is in the file, for a device that searches it itself.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn table_bytes(&self) -> &[u8] {
+        self.table.bytes()
+    }
+
+    /// Buckets that are the home of some fingerprint.
+    #[cfg(feature = "gpu")]
+    pub(crate) fn buckets(&self) -> u64 {
+        self.header.buckets
+    }
+
     /// Bytes of the index, as a file.
     pub fn file_len(&self) -> u64 {
         (HEADER_LEN + self.table.bytes().len()) as u64

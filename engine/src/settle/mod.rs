@@ -8,8 +8,9 @@ pub(crate) mod dedup;
 
 use std::ops::Range;
 
-use mig_simd::{Anchors, Level, PageRecord, anchors};
+use mig_simd::{Anchors, Level, PageRecord, anchors, page_eq};
 
+use crate::ahead::ChunkScan;
 use crate::class::Class;
 use crate::columns::Settled;
 use crate::error::EncodeError;
@@ -25,12 +26,25 @@ pub(crate) const CHUNK_PAGES: u64 = 1024;
 /// Pages scanned before they are looked up, so that they are still in the cache then.
 const BATCH_PAGES: usize = 64;
 
+/// An earlier page that may have the same bytes, as a device says. A hint: what is a duplicate of what, the order of the
+/// stream decides.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Twin {
+    #[default]
+    Unknown,
+    /// Not compared yet.
+    Proposed(u64),
+    /// Compared: the page is sampled only if it does not become a duplicate.
+    Equal(u64),
+}
+
 /// A page that neither content nor references settled.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
     /// Place in the block's page set.
     pub(crate) ordinal: u32,
     pub(crate) class: Class,
+    pub(crate) twin: Twin,
     /// One past the page's last anchor in [`Chunk::positions`] and [`Chunk::hashes`].
     pub(crate) anchors_end: u32,
 }
@@ -60,6 +74,8 @@ pub(crate) struct Settler<'a, S: ?Sized> {
     pub(crate) sparsity: Option<u32>,
     /// Whether classes matter: only to coders.
     pub(crate) classes: bool,
+    /// Whether pages that are not settled are left for later blocks.
+    pub(crate) defers: bool,
     /// The guest whose pages these are, if it can be read.
     pub(crate) guest: Option<&'a Guest>,
     /// The record of a zero page, for holes.
@@ -76,8 +92,13 @@ struct Current {
 }
 
 impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
-    /// Settles the pages of `set` with these ordinals.
-    pub(crate) fn settle(&self, set: &PageSet, ordinals: Range<u64>) -> Result<Chunk, EncodeError> {
+    /// Settles the pages of `set` with these ordinals, from a device's scan if there is one.
+    pub(crate) fn settle(
+        &self,
+        set: &PageSet,
+        ordinals: Range<u64>,
+        scan: Option<&ChunkScan>,
+    ) -> Result<Chunk, EncodeError> {
         let mut chunk = Chunk::default();
         let count = (ordinals.end - ordinals.start) as usize;
         chunk.settled.reserve_exact(count);
@@ -85,6 +106,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         let mut scratch = Scratch::default();
         let mut current = None;
         let mut ordinal = ordinals.start;
+        let first_ordinal = ordinals.start;
         for range in set.slice(ordinals) {
             self.source.prepare(range.clone()).map_err(|source| EncodeError::Read {
                 first: range.start,
@@ -108,6 +130,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
                             first_page: page,
                             first_ordinal: ordinal,
                             bytes,
+                            scan: scan.map(|scan| (scan, (ordinal - first_ordinal) as usize)),
                         };
                         self.settle_batch(&batch, &mut scratch, &mut current, &mut chunk)?;
                         (bytes.len() / PAGE_SIZE) as u64
@@ -129,9 +152,17 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
     ) -> Result<(), EncodeError> {
         let (pages, _) = batch.bytes.as_chunks::<PAGE_SIZE>();
         let mut records = std::mem::take(&mut scratch.records);
-        records.resize(pages.len(), PageRecord::default());
-        self.worker.scan(batch.bytes, &mut records);
-        self.look_up(&records, scratch);
+        match batch.scan {
+            Some((scan, at)) => {
+                records.clear();
+                records.extend_from_slice(&scan.records[at..at + pages.len()]);
+            }
+            None => {
+                records.resize(pages.len(), PageRecord::default());
+                self.worker.scan(batch.bytes, &mut records);
+            }
+        }
+        self.look_up(&records, batch, scratch);
         for (place, (page, record)) in pages.iter().zip(&records).enumerate() {
             let settled = match record.uniform() {
                 Some(0) => Settled::Zero,
@@ -151,14 +182,24 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         Ok(())
     }
 
-    /// Asks every index about every page of the batch at once, so that the cache misses overlap.
-    fn look_up(&self, records: &[PageRecord], scratch: &mut Scratch) {
+    /// Asks every index about every page of the batch at once, so that the cache misses overlap; but those that a device
+    /// has asked.
+    fn look_up(&self, records: &[PageRecord], batch: &Batch<'_>, scratch: &mut Scratch) {
         scratch.fingerprints.clear();
-        scratch.fingerprints.extend(records.iter().map(PageRecord::fingerprint128));
         scratch.candidates.resize_with(self.references.len(), Vec::new);
-        for (reference, candidates) in self.references.iter().zip(&mut scratch.candidates) {
+        let references = self.references.iter().zip(&mut scratch.candidates);
+        for (index, (reference, candidates)) in references.enumerate() {
             candidates.clear();
-            candidates.resize(scratch.fingerprints.len(), NO_BLOCK);
+            if let Some((scan, at)) = batch.scan
+                && let Some(Some(found)) = scan.candidates.get(index)
+            {
+                candidates.extend_from_slice(&found[at..at + records.len()]);
+                continue;
+            }
+            if scratch.fingerprints.is_empty() {
+                scratch.fingerprints.extend(records.iter().map(PageRecord::fingerprint128));
+            }
+            candidates.resize(records.len(), NO_BLOCK);
             reference.look_up(&scratch.fingerprints, candidates);
         }
     }
@@ -229,33 +270,62 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
     }
 
     fn leave(&self, page: &Page, record: &PageRecord, batch: &Batch<'_>, place: usize, chunk: &mut Chunk) {
-        let mut class = if self.classes { Class::of(record, page) } else { Class::Other };
+        let number = batch.first_page + place as u64;
+        let scanned = batch.scan.map(|(scan, at)| (scan, at + place));
+        let mut class = match scanned.and_then(|(scan, at)| Class::from_id(scan.classes[at].into())) {
+            _ if !self.classes => Class::Other,
+            Some(class) => class,
+            None => Class::of(record, page),
+        };
         if let Some(guest) = self.guest {
-            class = class.refined(guest.class(batch.first_page + place as u64));
+            class = class.refined(guest.class(number));
         }
-        chunk.push(self.level, page, batch.first_ordinal + place as u64, class, self.sparsity);
+        let earlier = scanned.and_then(|(scan, at)| scan.earlier.get(at)).map(|&earlier| u64::from(earlier));
+        let mut twin = earlier.filter(|&earlier| earlier < number).map_or(Twin::Unknown, Twin::Proposed);
+        if !self.defers {
+            twin = twin.compared(self.source, self.level, page);
+        }
+        chunk.push(self.level, page, batch.first_ordinal + place as u64, class, twin, self.sparsity);
+    }
+}
+
+impl Twin {
+    /// The same once the page was compared with what is proposed: done where many threads do it at once, so that the one step
+    /// that goes in stream order has less to do.
+    pub(crate) fn compared<S: PageSource + ?Sized>(self, source: &S, level: Level, page: &Page) -> Self {
+        match self {
+            Twin::Proposed(earlier)
+                if source.page(earlier).is_some_and(|other| page_eq(level, page, other)) =>
+            {
+                Twin::Equal(earlier)
+            }
+            Twin::Proposed(_) => Twin::Unknown,
+            known => known,
+        }
     }
 }
 
 impl Chunk {
-    /// Adds a page that was not settled, with its anchors if a `sparsity` is given.
+    /// Adds a page that was not settled, with its anchors if a `sparsity` is given and no earlier page equals it.
     pub(crate) fn push(
         &mut self,
         level: Level,
         page: &Page,
         ordinal: u64,
         class: Class,
+        twin: Twin,
         sparsity: Option<u32>,
     ) {
         if let Some(sparsity) = sparsity
             && class != Class::Incompressible
+            && !matches!(twin, Twin::Equal(_))
         {
             anchors(level, page, sparsity, &mut self.anchors);
             self.positions.extend_from_slice(self.anchors.positions());
             self.hashes.extend_from_slice(self.anchors.hashes());
         }
         let anchors_end = self.positions.len() as u32;
-        self.unsettled.push(Unsettled { ordinal: ordinal as u32, class, anchors_end });
+        self.unsettled.push(Unsettled { ordinal: ordinal as u32, class, twin, anchors_end });
     }
 }
 
@@ -266,6 +336,8 @@ struct Batch<'a> {
     first_page: u64,
     first_ordinal: u64,
     bytes: &'a [u8],
+    /// What a device found, and where its first page is in that.
+    scan: Option<(&'a ChunkScan, usize)>,
 }
 
 /// Buffers that a chunk's batches share.
