@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::Command;
 
 /// Sources whose changes make another program, relative to the package.
-const SOURCES: [&str; 6] = ["src", "Cargo.toml", "../engine", "../simd", "../Cargo.toml", "../Cargo.lock"];
+const SOURCES: [&str; 7] =
+    ["src", "Cargo.toml", "../engine", "../shaders", "../simd", "../Cargo.toml", "../Cargo.lock"];
 
 fn main() {
     for source in SOURCES.into_iter().chain(["build.rs", "../.git/HEAD", "../.git/index"]) {

@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use mig_engine::{Effort, default_threads};
+use mig_engine::{Effort, GpuChoice, GpuMode, default_threads};
 
 use crate::exit;
 
@@ -25,6 +26,7 @@ pub(crate) enum Command {
     Index(IndexArgs),
     Peak(PeakArgs),
     Sparse(SparseArgs),
+    Gpu(GpuBenchArgs),
     #[command(hide = true)]
     PeakChild(PeakChildArgs),
 }
@@ -122,6 +124,53 @@ pub(crate) enum Mapping {
     Kept,
 }
 
+/// Whether to scan on a GPU, and on which; the same in every program.
+#[derive(Debug, Args)]
+pub(crate) struct GpuArgs {
+    /// Whether to scan on a GPU besides the CPU: auto (if there is one that helps), off, or require (fail without one)
+    #[arg(long, default_value = "auto", value_parser = gpu_modes())]
+    pub(crate) gpu: GpuMode,
+    /// Only adapters with this in their name, in any case. With --gpu require, it may be a software one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gpu_adapter: Option<String>,
+}
+
+impl GpuArgs {
+    /// What the engine is to be told.
+    pub(crate) fn choice(&self) -> GpuChoice {
+        GpuChoice { mode: self.gpu, adapter: self.gpu_adapter.clone() }
+    }
+}
+
+fn gpu_modes() -> impl TypedValueParser<Value = GpuMode> {
+    PossibleValuesParser::new(GpuMode::ALL.map(GpuMode::name)).try_map(|name| name.parse::<GpuMode>())
+}
+
+/// Measure what a GPU takes off the CPU, and what getting pages there costs
+///
+/// The memory is synthetic: real desktop pages, repeated, with a few words of each changed.
+#[derive(Debug, Args)]
+pub(crate) struct GpuBenchArgs {
+    /// Size of the memory, to be larger than the caches; host memory of that size is needed once
+    #[arg(long, default_value_t = 4096, value_name = "N", value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    pub(crate) mib: u32,
+    /// How long to measure each thing
+    #[arg(long, default_value_t = 3.0, value_name = "S", value_parser = seconds)]
+    pub(crate) seconds: f64,
+    /// Timed runs of each pipeline
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) repeats: u32,
+    /// Efforts to measure
+    #[arg(short, long, value_enum, default_value = "all")]
+    pub(crate) effort: EffortChoice,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
 /// What is packed, and with what.
 #[derive(Debug, Args)]
 pub(crate) struct InputArgs {
@@ -133,6 +182,8 @@ pub(crate) struct InputArgs {
     /// Efforts to measure
     #[arg(short, long, value_enum, default_value = "all")]
     pub(crate) effort: EffortChoice,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     #[command(flatten)]
@@ -236,6 +287,8 @@ pub(crate) struct PeakChildArgs {
     /// Effort
     #[arg(long, default_value = "balanced")]
     pub(crate) effort: Effort,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! `mig-bench`: how fast and how small, on this machine, beside what a user would pick instead.
 //!
 //! This file parses the command line, runs one command, and turns its outcome into an exit code. A command measures
-//! (`scan`, `pack`, `index`, `peak`), says which goals are met, and prints a table and, if asked to, JSON; `sparse`
+//! (`scan`, `pack`, `index`, `peak`, `gpu`), says which goals are met, and prints a table and, if asked to, JSON; `sparse`
 //! makes an input. Every figure comes from an answer that was checked; every report says where it was taken.
 
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@ mod contender;
 mod corpus;
 mod exit;
 mod goal;
+mod gpu;
 mod human;
 mod index;
 mod measure;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Index(args) => index::run(&args, &run),
         Command::Peak(args) => peak::run(&args, &run),
         Command::Sparse(args) => corpus::sparse::run(&args, &run),
+        Command::Gpu(args) => gpu::run(&args, &run),
         Command::PeakChild(args) => peak::child::run(&args),
     };
     match result {

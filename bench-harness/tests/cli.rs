@@ -48,6 +48,45 @@ impl Fixture {
     }
 }
 
+/// On any adapter there is: of a software one only the answers count.
+#[test]
+fn a_gpu_is_measured_and_what_it_gives_is_compared() {
+    let fixture = Fixture::new();
+    let small =
+        ["gpu", "--mib", "16", "--seconds", "0.01", "--repeats", "1", "--effort", "fast", "--gpu", "require"];
+    let refused = fixture.run(&[&small[..], &["--gpu-adapter", "no-such-adapter"]].concat());
+    assert_eq!(refused.status.code(), Some(2));
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("no GPU"), "{why}");
+    if why.contains("no GPU adapter was found") || why.contains("this build has none") {
+        let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name.trim() == "gpu"), "MIG_REQUIRE asks for a GPU: {why}");
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let (json, text) = fixture.json(&[&small[..], &["--gpu-adapter", ""]].concat());
+    let result = &json["result"];
+    assert!(
+        result["upload"].as_f64() > Some(0.0) && result["scan_on_device"].as_f64() > Some(0.0),
+        "{result:#}"
+    );
+    assert!(result["scans"].as_array().is_some_and(|scans| !scans.is_empty()), "{result:#}");
+    let settled: Vec<&str> =
+        result["settles"].as_array().unwrap().iter().map(|settle| settle["who"].as_str().unwrap()).collect();
+    assert!(settled[0] == "scalar" && settled.contains(&"GPU, pages copied"), "{settled:?}");
+    for pipeline in result["pipelines"].as_array().unwrap() {
+        let ways: Vec<&Value> =
+            pipeline["timings"].as_array().unwrap().iter().map(|timing| &timing[0]).collect();
+        assert_eq!(ways, ["cpu_only", "gpu_only", "both"]);
+        assert!(pipeline["stream_bytes"].as_u64() > Some(0));
+    }
+    assert!(json["synthetic"].is_string() && text.contains("SYNTHETIC"));
+    assert_eq!(json["goals"].as_array().unwrap().len(), 3);
+    let software = result["kind"] == "software";
+    assert_eq!(text.contains("a SOFTWARE adapter"), software);
+    assert!(!software || json["goals"][0]["verdict"] == "unmeasured");
+}
+
 #[test]
 fn packing_compares_everybody() {
     let fixture = Fixture::new();

@@ -101,6 +101,65 @@ fn standard_input_and_output() {
     folder.run_with_input("pack - -o - --json", sample::memory()).code(2);
 }
 
+/// The best adapter's name; `None` if there is none, which `MIG_REQUIRE=gpu` forbids.
+fn adapter(folder: &Folder) -> Option<String> {
+    let listed: Value =
+        serde_json::from_slice(&folder.run("devices --seconds 0 --json").code(0).stdout).unwrap();
+    let name = listed["adapters"][0]["name"].as_str().map(str::to_owned);
+    let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
+    let required = required.split(',').any(|name| name.trim() == "gpu");
+    assert!(name.is_some() || !required, "MIG_REQUIRE asks for a GPU, and there is no adapter");
+    name
+}
+
+#[test]
+fn a_gpu_changes_nothing_but_who_scans() {
+    let folder = Folder::with_sample();
+    folder.run(&format!("pack mem.raw -o cpu.mig --gpu off {BOTH}")).code(0);
+    folder.run(&format!("pack mem.raw -o auto.mig {BOTH}")).code(0);
+    assert_same(&folder.read("auto.mig"), &folder.read("cpu.mig"), "auto");
+    let Some(name) = adapter(&folder) else { return };
+    let word = name.split_whitespace().next().unwrap().to_lowercase();
+    folder.run(&format!("pack mem.raw -o gpu.mig --gpu require --gpu-adapter {word} {BOTH}")).code(0);
+    assert_same(&folder.read("gpu.mig"), &folder.read("cpu.mig"), &name);
+}
+
+/// What was seen, why it was refused, and nothing written.
+#[test]
+fn a_required_gpu_that_is_not_there() {
+    let folder = Folder::with_sample();
+    let name = adapter(&folder);
+    let before = folder.names();
+    let ran = folder.run("pack mem.raw -o x.mig --gpu require --gpu-adapter no-such-adapter").code(2);
+    assert!(ran.stdout.is_empty());
+    assert!(ran.stderr.contains("--gpu require: no GPU"), "{}", ran.stderr);
+    if let Some(name) = name {
+        assert!(ran.stderr.contains(&name) && ran.stderr.contains("no-such-adapter"), "{}", ran.stderr);
+    }
+    let piped =
+        folder.run_with_input("pack - -o - --gpu require --gpu-adapter no-such-adapter", sample::memory());
+    assert!(piped.code(2).stdout.is_empty(), "not a byte");
+    assert_eq!(folder.names(), before);
+}
+
+#[test]
+fn devices_are_listed_and_measured() {
+    let folder = Folder::empty();
+    let ran = folder.run("devices --seconds 0.2").code(0);
+    assert!(ran.text().contains("scalar, 1 thread") && ran.text().contains("GB/s"), "{}", ran.text());
+    let Some(name) = adapter(&folder) else { return };
+    assert!(ran.text().contains(&name) && ran.text().contains("imported"), "{}", ran.text());
+    let report = folder.run("devices --seconds 0.2 --json").code(0).stdout;
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let workers: Vec<&Value> = report["scan"].as_array().unwrap().iter().collect();
+    let copied = workers
+        .iter()
+        .find(|rate| rate["worker"].as_str().unwrap().contains(&format!("{name}, pages copied")));
+    assert!(copied.unwrap()["gb_per_second"].as_f64().unwrap() > 0.0, "{report:#}");
+    assert!(report["adapters"][0]["max_binding"].as_u64().unwrap() > 0);
+    folder.run("devices --seconds -1").code(2);
+}
+
 /// A reader that goes away before the end is no reason for alarm.
 #[test]
 fn a_closed_pipe() {
@@ -216,7 +275,8 @@ fn exit_codes() {
         (2, "pack mem.raw -o x -e turbo"),
         (2, "pack mem.raw -o x -e dense"),
         (2, "pack mem.raw -o x -t 0"),
-        (2, "pack mem.raw -o x --gpu require"),
+        (2, "pack mem.raw -o x --gpu require --gpu-adapter no-such-adapter"),
+        (2, "pack mem.raw -o x --gpu sometimes"),
         (2, "pack mem.raw -o a.mig"),
         (2, "unpack a.mig -o mem.raw -r disk.raw -r old.raw"),
         (2, "unpack a.mig -o x --as elf"),

@@ -45,6 +45,9 @@ impl Mig {
         for reference in references.open(subject.image().page_count())? {
             packer = packer.reference(reference);
         }
+        if let Some(gpu) = &subject.gpu {
+            packer = packer.device(gpu);
+        }
         Ok(Mig {
             key: Key::Mig { effort, references: !references.paths.is_empty() },
             packer,

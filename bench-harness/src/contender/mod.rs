@@ -19,7 +19,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use mig_engine::{Effort, Level, MemoryImage, PackSummary};
+use mig_engine::{Effort, Gpu, Level, MemoryImage, PackSummary};
 
 use crate::cli::Mapping;
 use crate::measure::Cost;
@@ -84,6 +84,8 @@ pub(crate) struct Subject {
     pub(crate) threads: usize,
     /// SIMD level of ours.
     pub(crate) level: Level,
+    /// A GPU that scans besides the CPU when ours packs.
+    pub(crate) gpu: Option<Gpu>,
     /// A folder for streams and unpacked images.
     pub(crate) scratch: PathBuf,
 }
@@ -102,7 +104,8 @@ impl Subject {
         scratch: &Path,
     ) -> Result<Self> {
         let image = open(path)?;
-        Ok(Subject { path: path.to_owned(), image, mapping, threads, level, scratch: scratch.to_owned() })
+        let (path, scratch) = (path.to_owned(), scratch.to_owned());
+        Ok(Subject { path, image, mapping, threads, level, gpu: None, scratch })
     }
 
     /// Where the image is.

@@ -8,7 +8,7 @@ mod goals;
 mod result;
 
 use anyhow::{Context, Result};
-use mig_engine::{Level, PAGE_SIZE};
+use mig_engine::{Gpu, Level, PAGE_SIZE};
 
 use crate::cli::{InputArgs, PackArgs};
 use crate::contender::{
@@ -59,6 +59,9 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         let (inputs, room) = (human::bytes(inputs), human::bytes(room));
         notes.push(format!("inputs of {inputs} may not all stay in the page cache ({room} were available)"));
     }
+    if let Some(gpu) = &subject.gpu {
+        notes.push(format!("mig scans on {} besides the CPU", gpu.adapter().name));
+    }
     let contenders = contenders(args, &subject, &references, run, &mut notes)?;
     let lines = measure(args, &subject, contenders, run, &mut notes)?;
     let peaks = if args.no_peak {
@@ -104,7 +107,8 @@ pub(crate) fn open_subject(
 ) -> Result<(Subject, u64)> {
     let level = Level::from_env().map_err(|error| Problem::Usage(error.to_string()))?;
     refuse_packed(&input.image)?;
-    let subject = Subject::open(&input.image, mapping, input.threads.count(), level, scratch)?;
+    let mut subject = Subject::open(&input.image, mapping, input.threads.count(), level, scratch)?;
+    subject.gpu = Gpu::open(&input.gpu.choice()).map_err(|error| Problem::Usage(error.to_string()))?;
     if subject.image().page_count() == 0 {
         return Err(Problem::Usage(format!("{} holds no pages", input.image.display())).into());
     }

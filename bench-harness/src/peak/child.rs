@@ -40,7 +40,8 @@ pub(crate) fn run(args: &PeakChildArgs) -> Result<()> {
 
 fn pack(args: &PeakChildArgs, level: Level) -> Result<u64> {
     let image = MemoryImage::open(&args.image, None)?;
-    let mut packer = Packer::new().effort(args.effort).threads(args.threads.count()).level(level);
+    let mut packer =
+        Packer::new().effort(args.effort).threads(args.threads.count()).level(level).gpu(args.gpu.choice());
     for reference in open(&args.references, &args.indexes, image.page_count())? {
         packer = packer.reference(reference);
     }

@@ -143,6 +143,10 @@ fn child(
         command.arg("--reference").arg(reference).arg("--index").arg(index);
     }
     command.args(["--effort", effort.name(), "--threads", &subject.threads.to_string()]);
+    match &subject.gpu {
+        Some(gpu) => command.args(["--gpu", "require", "--gpu-adapter", &gpu.adapter().name]),
+        None => command.args(["--gpu", "off"]),
+    };
     command.arg("--scratch").arg(&subject.scratch);
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the process for it ended with {}", output.status);

@@ -25,6 +25,7 @@ use crate::report::{Report, Table};
 use crate::run::{Run, Steps};
 
 use kernels::KernelLine;
+pub(crate) use pass::read_pass;
 use pass::{Operation, pass};
 
 /// Share of the reading speed that the scan is to reach, and the levels that are to.

@@ -22,6 +22,22 @@ pub(super) enum Operation {
     Copy,
 }
 
+/// Reads all whole pages and does no more; gives the seconds, as [`pass`] does.
+pub(crate) fn read_pass(level: Level, threads: usize, from: &[u8]) -> f64 {
+    let share = (from.len() / PAGE_SIZE).div_ceil(threads).max(1) * PAGE_SIZE;
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for part in from.chunks(share) {
+            scope.spawn(move || {
+                part.chunks(BATCH).for_each(|batch| {
+                    black_box(read_roof(level, batch));
+                })
+            });
+        }
+    });
+    start.elapsed().as_secs_f64()
+}
+
 /// Does something to all whole pages; gives the seconds from the first thread's start to the last one's end.
 ///
 /// `to` is as long as `from`.

@@ -2,9 +2,11 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mig_engine::{Effort, FormatChoice};
+use mig_engine::{Effort, FormatChoice, GpuChoice, GpuMode};
 
 /// Packs the memory of desktop VMs by understanding it.
 ///
@@ -33,20 +35,32 @@ pub(crate) enum Command {
     Verify(VerifyArgs),
     Index(IndexArgs),
     Inspect(InspectArgs),
+    Devices(DevicesArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
 
-/// What `--gpu` can say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Gpu {
-    /// Use a GPU if there is one that helps.
-    Auto,
-    /// Do not look for one.
-    Off,
-    /// Fail without one.
-    Require,
+/// Whether to scan on a GPU, and on which; the same in every program.
+#[derive(Debug, Args)]
+pub(crate) struct GpuArgs {
+    /// Whether to scan on a GPU besides the CPU: auto (if there is one that helps), off, or require (fail without one)
+    #[arg(long, default_value = "auto", value_parser = gpu_modes())]
+    pub(crate) gpu: GpuMode,
+    /// Only adapters with this in their name, in any case; `mig devices` lists them. With --gpu require, it may be a software one
+    #[arg(long, value_name = "NAME")]
+    pub(crate) gpu_adapter: Option<String>,
+}
+
+impl GpuArgs {
+    /// What the engine is to be told.
+    pub(crate) fn choice(&self) -> GpuChoice {
+        GpuChoice { mode: self.gpu, adapter: self.gpu_adapter.clone() }
+    }
+}
+
+fn gpu_modes() -> impl TypedValueParser<Value = GpuMode> {
+    PossibleValuesParser::new(GpuMode::ALL.map(GpuMode::name)).try_map(|name| name.parse::<GpuMode>())
 }
 
 /// Pack a memory image into a .mig file
@@ -70,9 +84,8 @@ pub(crate) struct PackArgs {
     pub(crate) format: Option<FormatChoice>,
     #[command(flatten)]
     pub(crate) work: WorkArgs,
-    /// Whether to scan on a GPU
-    #[arg(long, value_enum, default_value = "auto")]
-    pub(crate) gpu: Gpu,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
     /// Replace the output file if it exists
     #[arg(short, long)]
     pub(crate) force: bool,
@@ -172,6 +185,25 @@ pub(crate) struct InspectArgs {
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// List the GPUs that can scan, and measure them beside the CPU
+#[derive(Debug, Args)]
+pub(crate) struct DevicesArgs {
+    /// How long to measure, all kinds of workers together; 0: not at all
+    #[arg(long, default_value_t = 10.0, value_name = "S", value_parser = measuring_time)]
+    pub(crate) seconds: f64,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn measuring_time(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if (0.0..=3600.0).contains(&number) => Ok(number),
+        Ok(number) => Err(format!("{number} is not from 0 to 3600")),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Pack and unpack real desktop memory that this program carries, beside gzip and zstd

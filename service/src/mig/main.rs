@@ -6,6 +6,7 @@
 
 mod cli;
 mod demo;
+mod devices;
 mod exit;
 mod generate;
 mod human;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Verify(args) => unpack::verify(&args, &run),
         Command::Index(args) => index::run(&args, &run),
         Command::Inspect(args) => inspect::run(&args, &run),
+        Command::Devices(args) => devices::run(&args, &run),
         Command::Demo(args) => demo::run(&args, &run),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man_pages(&args),

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mig_engine::{BlockStats, Class, MemoryImage, PackSummary, Packer, Settled};
+use mig_engine::{BlockStats, Class, Gpu, MemoryImage, PackSummary, Packer, Settled};
 use serde_json::{Value, json};
 
-use crate::cli::{Gpu, PackArgs};
+use crate::cli::PackArgs;
 use crate::exit::Problem;
 use crate::human;
 use crate::output::{Output, is_dash, print, stdout_file};
@@ -19,13 +19,15 @@ use crate::run::{Bar, Run};
 pub(crate) const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual"];
 
 pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
-    if args.gpu == Gpu::Require {
-        let text = "--gpu require: this build has no GPU worker; say --gpu off, or leave it out";
-        return Err(Problem::Usage(text.into()).into());
-    }
     if is_dash(&args.output) && args.json {
         return Err(Problem::Usage("standard output can't take both the stream and --json".into()).into());
     }
+    // First of all, so that nothing is written or read where a GPU is required that is not there.
+    let gpu = Gpu::open(&args.gpu.choice()).map_err(|error| {
+        Problem::Usage(format!(
+            "--gpu require: {error}; `mig devices` lists adapters, --gpu off does without"
+        ))
+    })?;
     let output = if is_dash(&args.output) { None } else { Some(Output::new(&args.output, args.force)?) };
     let image = open(&args.input, args)?;
     let pool = run.pool(&args.work)?;
@@ -40,6 +42,9 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
             .cancel(run.cancel.clone());
         for reference in references {
             packer = packer.reference(reference);
+        }
+        if let Some(gpu) = &gpu {
+            packer = packer.device(gpu);
         }
         Ok(match &output {
             Some(output) => packer.pack_here(&image, output.file()?)?,
