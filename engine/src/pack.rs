@@ -16,7 +16,7 @@ use crate::format::frame::{self, FrameType};
 use crate::format::index::{End, IndexEntry, write_index};
 use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
-use crate::gpu::{Gpu, GpuChoice};
+use crate::gpu::{Gpu, GpuChoice, GpuMode};
 use crate::guest::{Guest, find_notes};
 use crate::image::{ImageFormat, ImageLayout, MemoryImage, Segment};
 use crate::kernel::{KernelCache, Kernels};
@@ -34,6 +34,9 @@ use crate::worker::{CpuWorker, ScanWorker};
 const BLOCK_PAGES: u64 = 1 << 13;
 /// Pages of a block that can be read at random: 4 MiB.
 const RANDOM_BLOCK_PAGES: u64 = 1 << 10;
+/// Pages from which on a GPU is looked for, unless one is required: 1 GiB, which the CPU scans in less time than it takes to
+/// open a device.
+const AUTO_PAGES: u64 = 1 << 18;
 
 /// Packs memory images. What it writes depends on the image, the references, the effort and
 /// `random_access`, and on nothing else.
@@ -155,8 +158,8 @@ impl<'a> Packer<'a> {
         self
     }
 
-    /// Whether a GPU shall scan besides the CPU, and which; none unless said. It is opened when packing starts, and works in a
-    /// thread of its own. The stream is the same with it and without.
+    /// Whether a GPU shall scan besides the CPU, and which; none unless said. It works in a thread of its own, in which it is
+    /// also opened while packing has begun, unless it is required. The stream is the same with it and without.
     pub fn gpu(mut self, choice: GpuChoice) -> Self {
         self.gpu = choice;
         self
@@ -254,16 +257,34 @@ impl<'a> Packer<'a> {
         opaque: &'b Opaque<'b, 's>,
         out: impl FrameWrite,
     ) -> Result<PackSummary, EncodeError> {
-        // Before a byte is written: a GPU that is required may not be there.
-        let gpu = if self.device.is_some() { self.device.clone() } else { Gpu::open(&self.gpu)? };
+        let gpu = match (&self.device, self.gpu.mode) {
+            (Some(gpu), _) => OnDevice::Open(gpu.clone()),
+            // Before a byte is written: it may not be there.
+            (None, GpuMode::Require) => Gpu::open(&self.gpu)?.map_or(OnDevice::No, OnDevice::Open),
+            (None, GpuMode::Auto) if source.page_count() >= AUTO_PAGES => OnDevice::Maybe,
+            (None, _) => OnDevice::No,
+        };
         let (guest, kernel) = self.read_guest(source, layout)?;
         let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let job = Job { source, layout, opaque, references: &references, guest: guest.as_ref() };
-        let Some(gpu) = gpu else { return self.pack_with(&job, out, None) };
+        if matches!(gpu, OnDevice::No) {
+            return self.pack_with(&job, out, None);
+        }
         let ahead = ScanAhead::new(self.share);
         std::thread::scope(|scope| {
             let device = std::thread::Builder::new().name("mig-gpu".into());
-            let spawned = device.spawn_scoped(scope, || gpu.serve(&ahead, source, &references));
+            let spawned = device.spawn_scoped(scope, || {
+                let gpu = match gpu {
+                    OnDevice::Open(gpu) => Some(gpu),
+                    // Meanwhile the CPU has begun.
+                    OnDevice::Maybe => Gpu::open(&self.gpu).ok().flatten(),
+                    OnDevice::No => None,
+                };
+                match gpu {
+                    Some(gpu) => gpu.serve(&ahead, source, &references),
+                    None => ahead.retire(),
+                }
+            });
             if let Err(error) = spawned {
                 log::warn!("no thread for the GPU: {error}; the CPU scans alone");
                 ahead.retire();
@@ -423,6 +444,16 @@ struct Job<'a, 's, S: ?Sized> {
     opaque: &'a Opaque<'a, 's>,
     references: &'a [Reference],
     guest: Option<&'a Guest>,
+}
+
+/// Who else scans.
+enum OnDevice {
+    /// Nobody.
+    No,
+    /// A GPU if there is one that helps, once it is open.
+    Maybe,
+    /// This one.
+    Open(Gpu),
 }
 
 /// Closes the queue when it goes.

@@ -43,6 +43,21 @@ impl Pieces {
         Pieces { holds, kept: VecDeque::new() }
     }
 
+    /// Finds out whether the first of the memory can be imported, before anything is made ready for it.
+    ///
+    /// # Errors
+    ///
+    /// Why not, in words.
+    pub(super) fn probe(&mut self, gpu: &Inner) -> Result<(), String> {
+        let Some(held) = self.holds.first().map(Hold::addresses) else {
+            return Err("the memory is not held".into());
+        };
+        let page = PAGE as usize;
+        let start = held.start / page * page;
+        let end = (start + gpu.sizes.piece as usize + page).min(held.end.next_multiple_of(page));
+        self.piece(gpu, 0, 0, start..end).map(drop)
+    }
+
     /// The pieces in which these whole pages lie.
     ///
     /// # Errors

@@ -111,8 +111,11 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
     fn work(&mut self, references: &[Reference], wait: bool) -> Result<(), Fault> {
         let gpu = self.gpu;
         gpu.check()?;
-        let tables = Tables::new(gpu, self.source.page_count(), references)?;
         let mut pieces = Pieces::new(self.source.holds());
+        if !gpu.may_stage {
+            pieces.probe(gpu).map_err(Fault::NoImport)?;
+        }
+        let tables = Tables::new(gpu, self.source.page_count(), references)?;
         for _ in 0..UNDER_WAY {
             self.free.push(Slot::new(gpu, &tables)?);
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mig_engine::{BlockStats, Class, Gpu, MemoryImage, PackSummary, Packer, Settled};
+use mig_engine::{BlockStats, Class, Gpu, GpuMode, MemoryImage, PackSummary, Packer, Settled};
 use serde_json::{Value, json};
 
 use crate::cli::PackArgs;
@@ -23,7 +23,9 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         return Err(Problem::Usage("standard output can't take both the stream and --json".into()).into());
     }
     // First of all, so that nothing is written or read where a GPU is required that is not there.
-    let gpu = Gpu::open(&args.gpu.choice()).map_err(|error| {
+    let choice = args.gpu.choice();
+    let gpu = if choice.mode == GpuMode::Require { Gpu::open(&choice) } else { Ok(None) };
+    let gpu = gpu.map_err(|error| {
         Problem::Usage(format!(
             "--gpu require: {error}; `mig devices` lists adapters, --gpu off does without"
         ))
@@ -43,9 +45,10 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         for reference in references {
             packer = packer.reference(reference);
         }
-        if let Some(gpu) = &gpu {
-            packer = packer.device(gpu);
-        }
+        packer = match &gpu {
+            Some(gpu) => packer.device(gpu),
+            None => packer.gpu(choice),
+        };
         Ok(match &output {
             Some(output) => packer.pack_here(&image, output.file()?)?,
             None => packer.pack_here(&image, stdout_file()?)?,
