@@ -68,7 +68,7 @@ fn settle(guest: &Guest, references: &[Reference], level: Level, ahead: Option<&
     let worker = CpuWorker { level };
     // The effort `store` settles and does no more.
     let encoder = BlockEncoder::new(guest, references, &worker, level, Effort::Store, false)?;
-    let encoder = if let Some(ahead) = ahead { encoder.ahead(ahead) } else { encoder };
+    let encoder = if let Some(ahead) = ahead { encoder.with_ahead(ahead) } else { encoder };
     let sets: Vec<PageSet> = blocks(guest.pages())
         .map(|block| PageSet::from_ranges(std::iter::once(block)))
         .collect::<Result<_, _>>()?;
