@@ -1,5 +1,7 @@
 //! The GPU of a build without the feature `gpu`: there is none, and the compiler knows.
 
+use std::convert::Infallible;
+
 use super::{Adapter, GpuChoice, GpuError, GpuMode, GpuStats};
 use crate::ahead::ScanAhead;
 use crate::refs::Reference;
@@ -7,7 +9,7 @@ use crate::source::PageSource;
 
 /// A GPU. This build has none.
 #[derive(Clone, Debug)]
-pub enum Gpu {}
+pub struct Gpu(Infallible);
 
 impl Gpu {
     /// No adapter.
@@ -26,16 +28,16 @@ impl Gpu {
 
     /// What it is.
     pub fn adapter(&self) -> &Adapter {
-        match *self {}
+        match self.0 {}
     }
 
     /// What it did.
     pub fn stats(&self) -> GpuStats {
-        match *self {}
+        match self.0 {}
     }
 
     /// Scans what is announced.
     pub fn serve<S: PageSource + ?Sized>(&self, _ahead: &ScanAhead, _source: &S, _references: &[Reference]) {
-        match *self {}
+        match self.0 {}
     }
 }
