@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::gpu::GpuError;
+use crate::guest::FreePagesError;
 use crate::image::ImageError;
 use crate::reference::ReferenceError;
 
@@ -158,6 +159,9 @@ pub enum EncodeError {
         /// The pool's own words.
         message: String,
     },
+    /// Free pages were to be sent as zero, and can't be.
+    #[error("free pages are not sent as zero: {0}")]
+    FreePages(#[from] FreePagesError),
     /// A GPU is required, and there is none.
     #[error(transparent)]
     Gpu(#[from] GpuError),

@@ -17,7 +17,7 @@ use crate::format::index::{End, IndexEntry, write_index};
 use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
 use crate::gpu::{Gpu, GpuChoice, GpuMode};
-use crate::guest::{Guest, find_notes};
+use crate::guest::{FreePagesError, Guest, find_notes};
 use crate::image::{ImageFormat, ImageLayout, MemoryImage, Segment};
 use crate::kernel::{KernelCache, Kernels};
 use crate::options::{Effort, Technique, Techniques};
@@ -62,6 +62,7 @@ pub struct Packer<'a> {
     worker: Option<&'a dyn ScanWorker>,
     techniques: Techniques,
     kernels: Option<KernelCache>,
+    drops_free: bool,
     gpu: GpuChoice,
     device: Option<Gpu>,
     share: Share,
@@ -119,6 +120,7 @@ impl<'a> Packer<'a> {
             worker: None,
             techniques: Techniques::ALL,
             kernels: None,
+            drops_free: false,
             gpu: GpuChoice::default(),
             device: None,
             share: Share::Both,
@@ -186,6 +188,14 @@ impl<'a> Packer<'a> {
     /// Leaves out one technique, to see what it is worth.
     pub fn without(mut self, technique: Technique) -> Self {
         self.techniques = self.techniques.without(technique);
+        self
+    }
+
+    /// Sends pages that the guest has free as zero, whatever they hold. What is unpacked then differs from the image in those pages,
+    /// and the guest does not notice, unless it checks freed memory: then packing fails, and also where the guest cannot
+    /// be read. Off by default.
+    pub fn free_pages_as_zero(mut self, zero: bool) -> Self {
+        self.drops_free = zero;
         self
     }
 
@@ -321,6 +331,9 @@ impl<'a> Packer<'a> {
         if let Some(guest) = job.guest {
             encoder = encoder.with_guest(guest);
         }
+        if self.drops_free {
+            encoder = encoder.dropping_free_pages();
+        }
         if let Some(ahead) = ahead {
             encoder = encoder.with_ahead(ahead);
         }
@@ -362,10 +375,12 @@ impl<'a> Packer<'a> {
         source: &S,
         layout: &ImageLayout,
     ) -> Result<(Option<Guest>, Option<Reference>), EncodeError> {
-        if !self.techniques.has(Technique::Guest) || self.effort == Effort::Store {
+        // Storing has no use for a guest but to know its free pages.
+        let used = self.effort != Effort::Store && self.techniques.has(Technique::Guest);
+        if !used && !self.drops_free {
             return Ok((None, None));
         }
-        let disks = match self.techniques.has(Technique::Kernel) {
+        let disks = match used && self.techniques.has(Technique::Kernel) {
             true => Reference::disks(&self.references),
             false => Vec::new(),
         };
@@ -378,6 +393,9 @@ impl<'a> Packer<'a> {
         };
         let (kernels, guest) = rayon::join(|| Kernels::list(&disks, self.kernels.as_ref()), read);
         let guest = guest?;
+        if self.drops_free {
+            guest.as_ref().ok_or(FreePagesError::Unknown)?.may_drop_free_pages(source)?;
+        }
         let kernel = guest.as_ref().and_then(|guest| kernels.of_guest(guest));
         Ok((guest, kernel.map(Reference::kernel)))
     }

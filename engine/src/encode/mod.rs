@@ -57,6 +57,7 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     random_access: bool,
     guest: Option<&'a Guest>,
     techniques: Techniques,
+    drops_free: bool,
     zero: PageRecord,
     coders: GroupCoders,
     ahead: Option<&'a ScanAhead>,
@@ -137,6 +138,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             random_access,
             guest: None,
             techniques: Techniques::ALL,
+            drops_free: false,
             zero: zero[0],
             coders: GroupCoders::new(recipe),
             ahead: None,
@@ -152,19 +154,27 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     /// Has what the guest says of its pages used for coding them. It must be the guest whose pages these are; of any other,
     /// the stream is larger and just as good.
     pub fn with_guest(mut self, guest: &'a Guest) -> Self {
-        self.guest = self.techniques.has(Technique::Guest).then_some(guest);
+        self.guest = Some(guest);
         self
     }
 
-    /// Leaves out some techniques, to see what they are worth. To be called before [`with_guest`](Self::with_guest).
+    /// Leaves out some techniques, to see what they are worth.
     pub fn with_techniques(mut self, techniques: Techniques) -> Self {
         self.techniques = techniques;
         self
     }
 
+    /// Sends pages that the guest has free as zero, whatever they hold: see [`Guest::may_drop_free_pages`].
+    pub fn dropping_free_pages(mut self) -> Self {
+        self.drops_free = true;
+        self
+    }
+
     /// Whether pages that are not settled are left for later blocks.
     fn defers(&self) -> bool {
-        let ordered = self.guest.is_some() && self.techniques.has(Technique::Order);
+        let ordered = self.guest.is_some()
+            && self.techniques.has(Technique::Guest)
+            && self.techniques.has(Technique::Order);
         ordered && self.recipe.compresses() && !self.random_access
     }
 
@@ -190,6 +200,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             classes: self.recipe.compresses(),
             defers: self.defers(),
             guest: self.guest,
+            drops_free: self.drops_free,
             zero: self.zero,
         };
         let begun = self.ahead.and_then(|ahead| ahead.begin(&pages));
@@ -330,7 +341,8 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
 
     /// The virtual page numbers with which pages are coded, where they help.
     fn addresses(&self, block: &SettledBlock, bases: &Placements) -> Placements {
-        let guest = self.guest.filter(|_| self.techniques.has(Technique::SelfRelative));
+        let has = |technique| self.techniques.has(technique);
+        let guest = self.guest.filter(|_| has(Technique::Guest) && has(Technique::SelfRelative));
         let address = |residual: &Residual| {
             let guest = guest?;
             // Page tables hold physical addresses; what the image of a kernel holds is like nothing at all, or has a base.

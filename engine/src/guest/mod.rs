@@ -140,6 +140,25 @@ pub fn find_notes<S: PageSource + ?Sized>(source: &S) -> Vec<u64> {
     (0..count.div_ceil(NOTE_TASK_PAGES)).into_par_iter().flat_map_iter(task).collect()
 }
 
+/// Free pages that are looked at to see what the guest does to freed memory.
+const FREE_SAMPLE: usize = 1024;
+/// What a kernel that poisons freed pages fills them with.
+const POISON: u8 = 0xaa;
+
+/// Why a guest's free pages must be sent as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FreePagesError {
+    /// It is not known which pages are free.
+    #[error(
+        "the guest cannot be read: it is no Linux guest that describes itself, so its free pages are not known"
+    )]
+    Unknown,
+    /// It would find them changed.
+    #[error("the guest poisons freed memory, and checks the pattern when it uses a page again (page_poison)")]
+    Poisoned,
+}
+
 impl Guest {
     /// Reads the guest whose kernel's note starts in one of the pages `notes`; `None` where there is no Linux kernel that
     /// describes itself, or one that cannot be understood. `layout` says where pages lie in the guest, as far as it is known.
@@ -211,6 +230,25 @@ impl Guest {
     /// The virtual page number (canonical address divided by 4096) at which the guest uses a page.
     pub fn virtual_page(&self, page: u64) -> Option<u64> {
         self.virtual_pages.get(page as usize).copied().filter(|&number| number != 0)
+    }
+
+    /// Whether the guest will not miss what its free pages hold, if it gets zeros instead. A kernel does not look at freed memory,
+    /// unless it was told to fill it with a pattern and to check that; what is filled with zeros stays so.
+    ///
+    /// # Errors
+    ///
+    /// [`FreePagesError::Poisoned`].
+    pub fn may_drop_free_pages<S: PageSource + ?Sized>(&self, source: &S) -> Result<(), FreePagesError> {
+        let free = self.classes.iter().filter(|&&class| class == GuestClass::Free).count();
+        let pages = (0u64..).zip(&self.classes).filter(|(_, class)| **class == GuestClass::Free);
+        let sampled = pages.step_by((free / FREE_SAMPLE).max(1)).filter_map(|(page, _)| source.page(page));
+        let (mut seen, mut poisoned) = (0, 0);
+        for page in sampled {
+            seen += usize::from(page.iter().any(|&byte| byte != 0));
+            poisoned += usize::from(page.iter().all(|&byte| byte == POISON));
+        }
+        // One or two such pages may be anything.
+        if poisoned > 2 && poisoned > seen / 8 { Err(FreePagesError::Poisoned) } else { Ok(()) }
     }
 
     /// The processes' address spaces, by the place of their tables.

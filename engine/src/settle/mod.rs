@@ -14,7 +14,7 @@ use crate::ahead::ChunkScan;
 use crate::class::Class;
 use crate::columns::Settled;
 use crate::error::EncodeError;
-use crate::guest::Guest;
+use crate::guest::{Guest, GuestClass};
 use crate::image::Run;
 use crate::page::{PAGE_SIZE, Page, PageSet};
 use crate::refs::{NO_BLOCK, Reference};
@@ -78,6 +78,8 @@ pub(crate) struct Settler<'a, S: ?Sized> {
     pub(crate) defers: bool,
     /// The guest whose pages these are, if it can be read.
     pub(crate) guest: Option<&'a Guest>,
+    /// Whether pages that the guest has free are sent as zero.
+    pub(crate) drops_free: bool,
     /// The record of a zero page, for holes.
     pub(crate) zero: PageRecord,
 }
@@ -116,7 +118,9 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
             let mut page = range.start;
             while page < range.end {
                 let max = (range.end - page).min(BATCH_PAGES as u64);
-                let taken = match self.source.run(page, max) {
+                let (is_free, max) = self.free_run(page, max);
+                let run = if is_free { Run::Hole(max) } else { self.source.run(page, max) };
+                let taken = match run {
                     Run::Hole(pages) => {
                         let pages = pages.min(max);
                         chunk.settled.extend((0..pages).map(|_| Settled::Zero));
@@ -141,6 +145,15 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
             }
         }
         Ok(chunk)
+    }
+
+    /// Whether a page is free and need not be sent, and for how many pages, at most `max`, the answer is the same.
+    fn free_run(&self, page: u64, max: u64) -> (bool, u64) {
+        let Some(guest) = self.guest.filter(|_| self.drops_free) else { return (false, max) };
+        let is_free = |page| guest.class(page) == GuestClass::Free;
+        let first = is_free(page);
+        let same = (page..page + max).take_while(|&page| is_free(page) == first).count();
+        (first, same as u64)
     }
 
     fn settle_batch(
