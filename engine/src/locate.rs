@@ -47,6 +47,9 @@ pub(crate) fn check_runs(header: &Header, pages: &PageSet, runs: &[Run]) -> Resu
     let page_count = header.layout.page_count();
     let (mut ordinal, end_of) = (0, |start: u64, run: &Run| start.saturating_add(run.pages.into()));
     for run in runs {
+        if run.settled == Settled::Later && header.random_access {
+            return Err(invalid("columns", "pages are left for later, though the header says that none are"));
+        }
         match run.settled {
             Settled::Reference { index, position } => {
                 let need = &header.references[usize::from(index)]; // `columns::decode` knows how many
@@ -115,6 +118,12 @@ pub(crate) fn read_placements(
             residual.iter_mut().zip(decode_placements(&block.bases, pages, spaces, step)?)
         {
             let Some((space, address)) = place else { continue };
+            if space == 0 && header.random_access {
+                return Err(invalid(
+                    "bases",
+                    "one is a page of the guest, though the header says that none are",
+                ));
+            }
             let length = match usize::from(space).checked_sub(1) {
                 None => header.layout.page_count(),
                 Some(index) => header.references[index].blocks,
