@@ -10,7 +10,7 @@ use mig_engine::{
 };
 
 use crate::engine::{self, References};
-use crate::reference::{self, Decoded, PAGE, Run, What};
+use crate::reference::{self, Decoded, PAGE, Rules, Run, What};
 
 /// Bytes that no frame of a test has more of.
 const MAX_DATA: u64 = 1 << 29;
@@ -34,6 +34,30 @@ pub fn whole(stream: &[u8], references: &References, file: &[u8]) -> Result<Deco
     if (done.pages, done.blocks, done.stream_bytes) != counts {
         return Err(format!("engine: {done:?}, slow decoder: {counts:?}"));
     }
+    kinds(stream, &at_hand, &slow)?;
+    Ok(slow)
+}
+
+/// Checks that both decoders make this file of a stream of any rounds and page sets, and see the same pages in it.
+///
+/// # Errors
+///
+/// The first difference.
+pub fn rounds(stream: &[u8], references: &References, file: &[u8]) -> Result<Decoded, String> {
+    let slow = reference::decode_as(stream, &references.bytes(), Rules::Any);
+    let slow = slow.map_err(|e| format!("slow decoder: {e}"))?;
+    same_bytes("slow decoder", &slow.file, file)?;
+    let text = |e: DecodeError| format!("engine: {e}");
+    let (header, at_hand) = (header(stream).map_err(text)?, references.at_hand());
+    let decoder = BlockDecoder::new(&header, &at_hand, engine::level());
+    let store = engine::Store::new(&header.layout);
+    let mut frames = FrameReader::new(stream, MAX_DATA);
+    while let Some(frame) = frames.read_frame().map_err(text)? {
+        if frame.kind() == FrameType::Block {
+            decoder.parse(frame).and_then(|block| decoder.apply(&block, &store)).map_err(text)?;
+        }
+    }
+    same_bytes("engine", &store.into_bytes(), file)?;
     kinds(stream, &at_hand, &slow)?;
     Ok(slow)
 }
@@ -77,6 +101,7 @@ fn what(settled: Settled) -> What {
         Settled::Duplicate { source } => What::Duplicate { source },
         Settled::Reference { index, position } => What::Reference { index: index.into(), position },
         Settled::Residual => What::Residual,
+        Settled::Later => What::Later,
     }
 }
 

@@ -229,10 +229,10 @@ impl Store {
         self.file.into_inner().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
-    /// The bytes of the first pages, in the order of their numbers.
-    pub fn first_pages(&self, pages: u64) -> Vec<u8> {
+    /// The bytes of some pages, in this order.
+    pub fn pages(&self, numbers: impl IntoIterator<Item = u64>) -> Vec<u8> {
         let file = self.lock();
-        (0..pages).flat_map(|page| file.bytes[self.offset(page)..][..PAGE].to_vec()).collect()
+        numbers.into_iter().flat_map(|page| file.bytes[self.offset(page)..][..PAGE].to_vec()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Contents> {

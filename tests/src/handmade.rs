@@ -5,13 +5,22 @@
 
 pub mod cases;
 mod coder;
+mod places;
+mod residual;
 
-pub(crate) use coder::columns;
 pub use coder::{NumberEncoder, PositionsEncoder, RangeEncoder, TreeEncoder};
+pub(crate) use coder::{columns, list};
+pub(crate) use places::encode as places;
+#[cfg(test)]
+pub(crate) use places::of_pages as places_of;
+pub use places::{Places, Where};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use crate::reference::{LongMatch, Page, What};
+
+/// The version of the format that is written here.
+pub const VERSION: u8 = 2;
 
 /// Numbers of the frame types.
 pub mod frame_type {
@@ -88,11 +97,14 @@ impl Head {
 pub struct Block {
     /// The live round.
     pub round: u64,
-    /// First page and number of pages of each range.
+    /// First page and number of pages of each range, in the order of the set.
     pub ranges: Vec<(u64, u64)>,
+    /// Whether the set is written as a list.
+    pub list: bool,
     /// Each run's pages and what they are.
     pub runs: Vec<(u64, What)>,
     /// The pages as they should come out, in the order of the set. Literals, digest and checks are made from these.
+    /// Those that are left for later may be anything.
     pub truth: Vec<Page>,
     /// The class of each residual page.
     pub classes: Vec<u8>,
@@ -100,8 +112,16 @@ pub struct Block {
     pub matches: Option<Vec<Vec<LongMatch>>>,
     /// Whether it has checks.
     pub checks: bool,
+    /// The addresses of residual pages, if there are any in the block.
+    pub addresses: Option<Vec<Places>>,
+    /// The bases of residual pages, if there are any in the block.
+    pub bases: Option<Vec<Places>>,
+    /// The words of the base of each residual page that has one; nothing else here knows them.
+    pub base_words: Vec<Option<Page>>,
     /// Whether pieces, other than checks, are zstd; groups then of packed words.
     pub zstd: bool,
+    /// Classes whose groups are raw all the same.
+    pub raw_classes: Vec<u8>,
     /// The most pages of a group; 0 for no limit.
     pub group_pages: usize,
 }
@@ -114,6 +134,10 @@ pub struct Builder {
     frames: u64,
     /// Offset, first page and pages of each block.
     blocks: Vec<(u64, u64, u64)>,
+    /// Whether each block has one range, which starts where that of the one before ends.
+    in_order: bool,
+    /// Pages that the blocks bring.
+    brought: u64,
     digests: Vec<u8>,
 }
 
@@ -121,7 +145,15 @@ impl Builder {
     /// A stream that starts with this header.
     pub fn new(head: Head) -> Self {
         let meta = head.meta();
-        let mut builder = Self { head, stream: vec![], frames: 0, blocks: vec![], digests: vec![] };
+        let mut builder = Self {
+            head,
+            stream: vec![],
+            frames: 0,
+            blocks: vec![],
+            in_order: true,
+            brought: 0,
+            digests: vec![],
+        };
         builder.frame(frame_type::HEADER, &meta, &[]);
         builder
     }
@@ -134,7 +166,7 @@ impl Builder {
     /// Adds a frame of any kind.
     pub fn frame(&mut self, kind: u8, meta: &[u8], data: &[u8]) {
         let mut head = b"MiGf".to_vec();
-        head.extend([1, kind, 0, 0]);
+        head.extend([VERSION, kind, 0, 0]);
         head.extend((meta.len() as u32).to_le_bytes());
         head.extend((data.len() as u32).to_le_bytes());
         head.extend(self.frames.to_le_bytes());
@@ -159,6 +191,8 @@ impl Builder {
     pub fn block(&mut self, block: &Block) {
         let (meta, data) = self.block_parts(block);
         let pages = block.truth.len() as u64;
+        let end = self.blocks.last().map_or(0, |&(_, first, pages)| first + pages);
+        self.in_order &= block.ranges == [(end, pages)];
         self.blocks.push((self.stream.len() as u64, block.ranges[0].0, pages));
         self.frame(frame_type::BLOCK, &meta, &data);
     }
@@ -171,30 +205,30 @@ impl Builder {
         let residual: Vec<usize> = (0..whats.len()).filter(|&i| whats[i] == What::Residual).collect();
         let fingerprints: Vec<[u8; 16]> =
             block.truth.iter().map(|page| xxh3_128(page).to_le_bytes()).collect();
-        let digest = xxh3_128(&fingerprints.concat()).to_le_bytes();
+        let brought: Vec<u8> =
+            (0..whats.len()).filter(|&i| whats[i] != What::Later).flat_map(|i| fingerprints[i]).collect();
+        self.brought += brought.len() as u64 / 16;
+        let digest = xxh3_128(&brought).to_le_bytes();
         self.digests.extend(digest);
 
         let (mut meta, mut data) = (vec![], vec![]);
         varint(&mut meta, block.round);
-        varint(&mut meta, block.ranges.len() as u64);
-        let mut end = 0;
-        for &(first, pages) in &block.ranges {
-            varint(&mut meta, first - end);
-            varint(&mut meta, pages);
-            end = first + pages;
-        }
+        page_set(&mut meta, &block.ranges, block.list);
         meta.extend(digest);
         let kinds: Vec<u8> = self.head.references.iter().map(|reference| reference.0).collect();
         let columns = coder::columns(&block.runs, &block.classes, &numbers, &kinds);
         varint(&mut meta, columns.len() as u64);
         meta.extend(columns);
-        meta.push(u8::from(block.matches.is_some()) | u8::from(block.checks) << 1);
+        let flags = [block.matches.is_some(), block.checks, block.addresses.is_some(), block.bases.is_some()];
+        meta.push((0..).zip(flags).map(|(bit, set)| u8::from(set) << bit).sum());
+        // Runs that go beyond the set have pages of no number.
+        let own: Vec<u64> =
+            residual.iter().map(|&ordinal| numbers.get(ordinal).copied().unwrap_or_default()).collect();
         if let Some(matches) = &block.matches {
-            let own: Vec<u64> = residual.iter().map(|&ordinal| numbers[ordinal]).collect();
             piece(&mut meta, &mut data, &matches_columns(matches, &own), block.zstd);
         }
         if block.checks {
-            let checked = |what: &What| !matches!(what, What::Zero | What::Uniform(_));
+            let checked = |what: &What| !matches!(what, What::Zero | What::Uniform(_) | What::Later);
             let checks: Vec<u8> = whats
                 .iter()
                 .zip(&fingerprints)
@@ -204,39 +238,13 @@ impl Builder {
             piece(&mut meta, &mut data, &checks, false);
         }
 
-        let literals: Vec<Vec<u8>> = residual
-            .iter()
-            .enumerate()
-            .map(|(place, &ordinal)| {
-                let none = vec![];
-                let matches = block.matches.as_ref().map_or(&none, |all| &all[place]);
-                uncovered(&block.truth[ordinal], matches)
-            })
-            .collect();
-        let mut groups = vec![];
-        for class in 0..=7 {
-            let places: Vec<usize> =
-                (0..residual.len()).filter(|&place| block.classes[place] == class).collect();
-            let most = if block.group_pages == 0 { usize::MAX } else { block.group_pages };
-            for places in places.chunks(most) {
-                let raw: Vec<u8> = places.iter().flat_map(|&place| literals[place].clone()).collect();
-                let pages = places.iter().map(|&place| {
-                    let matches = block.matches.as_ref().map_or(&[][..], |all| &all[place]);
-                    (&block.truth[residual[place]], matches)
-                });
-                groups.push((class, places.len() as u64, raw, packed(pages)));
-            }
+        for (places, step) in [(&block.addresses, places::PAGES), (&block.bases, places::WORDS)] {
+            let Some(places) = places else { continue };
+            let coded = places::encode(places, step);
+            varint(&mut meta, coded.len() as u64);
+            meta.extend(coded);
         }
-        varint(&mut meta, groups.len() as u64);
-        for (class, pages, raw, packed) in groups {
-            meta.push(class);
-            varint(&mut meta, pages);
-            if block.zstd {
-                zstd_piece(&mut meta, &mut data, 2, &packed);
-            } else {
-                piece(&mut meta, &mut data, &raw, false);
-            }
-        }
+        residual::groups(&mut meta, &mut data, block, &residual, &own);
         (meta, data)
     }
 
@@ -260,16 +268,15 @@ impl Builder {
     /// Adds an end frame that says that the index is at `index`.
     pub fn end(&mut self, index: u64) {
         let mut meta = index.to_le_bytes().to_vec();
-        let pages: u64 = self.blocks.iter().map(|block| block.2).sum();
-        meta.extend(pages.to_le_bytes());
+        meta.extend(self.brought.to_le_bytes());
         meta.extend((self.blocks.len() as u64).to_le_bytes());
         meta.extend(xxh3_128(&self.digests).to_le_bytes());
         self.frame(frame_type::END, &meta, &[]);
     }
 
-    /// Adds index and end, and gives the whole stream.
+    /// Adds an index, where the blocks are in order, and the end, and gives the whole stream.
     pub fn finish(mut self) -> Vec<u8> {
-        let index = self.index();
+        let index = if self.in_order { self.index() } else { 0 };
         self.end(index);
         self.stream
     }
@@ -317,29 +324,23 @@ fn zstd_piece(meta: &mut Vec<u8>, data: &mut Vec<u8>, codec: u8, raw: &[u8]) {
     data.extend(coded);
 }
 
-fn is_covered(word: u64, matches: &[LongMatch]) -> bool {
-    matches.iter().any(|m| (m.start..m.start + m.words).contains(&word))
-}
-
-fn uncovered(page: &Page, matches: &[LongMatch]) -> Vec<u8> {
-    let words = page.chunks_exact(8).zip(0..);
-    words.filter(|&(_, word)| !is_covered(word, matches)).flat_map(|(bytes, _)| bytes.to_vec()).collect()
-}
-
-/// What a group of codec 2 decodes to. Of the words that are 0, one in 64 is stored all the same: that is allowed.
-fn packed<'a>(pages: impl Iterator<Item = (&'a Page, &'a [LongMatch])>) -> Vec<u8> {
-    let (mut words, mut masks) = (vec![], vec![]);
-    for (page, matches) in pages {
-        let mut mask = [0; 64];
-        for (bytes, word) in page.chunks_exact(8).zip(0..) {
-            if !is_covered(word, matches) && (bytes != [0; 8] || word % 64 == 5) {
-                words.extend(bytes);
-                mask[word as usize / 8] |= 1 << (word % 8);
-            }
-        }
-        masks.extend(mask);
+/// A page set, from its count on.
+fn page_set(meta: &mut Vec<u8>, ranges: &[(u64, u64)], as_list: bool) {
+    if as_list {
+        let coded = list(ranges);
+        varint(meta, 0);
+        varint(meta, ranges.iter().map(|range| range.1).sum());
+        varint(meta, coded.len() as u64);
+        meta.extend(coded);
+        return;
     }
-    [words, masks].concat()
+    varint(meta, ranges.len() as u64);
+    let mut end = 0;
+    for &(first, pages) in ranges {
+        varint(meta, first - end);
+        varint(meta, pages);
+        end = first + pages;
+    }
 }
 
 fn matches_columns(matches: &[Vec<LongMatch>], pages: &[u64]) -> Vec<u8> {

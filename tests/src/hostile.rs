@@ -9,8 +9,11 @@ mod frames;
 mod headers;
 mod images;
 mod indexes;
+mod later;
+mod lists;
 mod matches;
 mod opaque;
+mod places;
 mod references;
 mod trailers;
 
@@ -30,10 +33,12 @@ pub struct Hostile {
     pub at_hand: AtHand,
     /// What the engine says of it.
     pub error: &'static str,
+    /// Words that the slow decoder's error has, too; none where it may say anything.
+    pub slow: &'static str,
 }
 
 /// What is at hand to decode a bad stream with: a disk and an older image of [`BLOCKS`] blocks each, or less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AtHand {
     /// Both, as the stream says.
     Whole,
@@ -54,6 +59,9 @@ pub fn all() -> Vec<Hostile> {
     all.extend(headers::all());
     all.extend(opaque::all());
     all.extend(blocks::all());
+    all.extend(lists::all());
+    all.extend(later::all());
+    all.extend(places::all());
     all.extend(columns::all());
     all.extend(matches::all());
     all.extend(references::all());
@@ -107,7 +115,12 @@ pub fn references(at_hand: AtHand) -> Option<References> {
 }
 
 fn bad(name: &'static str, stream: Vec<u8>, error: &'static str) -> Hostile {
-    Hostile { name, stream, at_hand: AtHand::Whole, error }
+    Hostile { name, stream, at_hand: AtHand::Whole, error, slow: "" }
+}
+
+/// The same, with words of the slow decoder's error, too.
+fn refused(name: &'static str, stream: Vec<u8>, slow: &'static str, error: &'static str) -> Hostile {
+    Hostile { slow, ..bad(name, stream, error) }
 }
 
 const ZERO: Page = [0; PAGE];
@@ -170,8 +183,8 @@ fn of_block(head: Head, block: &Block) -> Vec<u8> {
 #[derive(Clone)]
 struct Meta {
     round: u64,
-    /// Values of the page set, from the count on.
-    set: Vec<u64>,
+    /// The page set, from the count on.
+    set: Vec<u8>,
     /// What the digest is made from.
     truth: Vec<Page>,
     columns: Vec<u8>,
@@ -195,9 +208,7 @@ impl Meta {
     fn bytes(&self) -> Vec<u8> {
         let mut meta = Vec::new();
         varint(&mut meta, self.round);
-        for &value in &self.set {
-            varint(&mut meta, value);
-        }
+        meta.extend(&self.set);
         let prints: Vec<u8> = self.truth.iter().flat_map(|page| xxh3_128(page).to_le_bytes()).collect();
         meta.extend(xxh3_128(&prints).to_le_bytes());
         varint(&mut meta, self.columns.len() as u64);
@@ -212,6 +223,11 @@ impl Meta {
         builder.frame(handmade::frame_type::BLOCK, &self.bytes(), data);
         builder.bytes().to_vec()
     }
+}
+
+/// The bytes of varints.
+fn numbers(values: &[u64]) -> Vec<u8> {
+    values.iter().flat_map(|&value| number(value)).collect()
 }
 
 /// A varint's bytes.

@@ -14,8 +14,10 @@ mod matches;
 mod models;
 mod pageset;
 mod piece;
+mod places;
 mod random;
 mod range;
+mod residual;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -46,7 +48,7 @@ pub type Page = [u8; PAGE];
 /// Which rules a stream is held to. Nothing in a stream says which it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rules {
-    /// A file stream, as `mig pack` writes it: round 0, each page once and in order.
+    /// A file stream, as `mig pack` writes it: round 0, and each page once, in order or as one that was left for later.
     File,
     /// Any stream: rounds, page sets of many ranges, pages that come again.
     Any,
@@ -57,9 +59,13 @@ pub enum Rules {
 pub struct Decoded {
     /// The image's file, bit for bit; bytes that nothing gave are 0. Empty if the header could not be read.
     pub file: Vec<u8>,
-    /// Pages in all verified blocks; a page that comes in two blocks counts twice. In a file stream these are the
-    /// pages `0..pages`.
+    /// Pages that all verified blocks bring; a page that comes in two blocks counts twice.
     pub pages: u64,
+    /// Where the blocks that each start where the one before ends have got to. All pages of a file stream below that
+    /// are brought, or left for later.
+    pub reached: u64,
+    /// Whether there is a verified block that is no such block.
+    pub out_of_order: bool,
     /// Whether a valid end frame was there.
     pub complete: bool,
     /// The header; empty if it could not be read.
@@ -76,6 +82,8 @@ impl fmt::Debug for Decoded {
         f.debug_struct("Decoded")
             .field("file_len", &self.file.len())
             .field("pages", &self.pages)
+            .field("reached", &self.reached)
+            .field("out_of_order", &self.out_of_order)
             .field("complete", &self.complete)
             .field("header", &self.header)
             .field("frames", &self.frames)

@@ -1,5 +1,9 @@
 //! Good streams that no packer would write: small, and with something of all that the format allows.
 
+mod ordered;
+
+pub use ordered::{independent_placed, ordered};
+
 use super::{Block, Builder, Head, Random};
 use crate::reference::{LongMatch, PAGE, Page, What, identity};
 
@@ -256,6 +260,8 @@ pub fn all_cases() -> Vec<Case> {
     let mut cases = small_cases();
     for zstd in [false, true] {
         cases.extend([rich(zstd, false), rich(zstd, true), independent(zstd)]);
+        cases.push(ordered(zstd, zstd));
     }
+    cases.push(independent_placed());
     cases
 }

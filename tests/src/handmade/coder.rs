@@ -1,4 +1,4 @@
-//! Section 6 from the encoder's side: the range coder as LZMA has it, the models, and a block's columns.
+//! Section 6 from the encoder's side: the range coder as LZMA has it, the models, a block's columns and lists of pages.
 
 use crate::reference::What;
 
@@ -221,7 +221,7 @@ impl PositionsEncoder {
 pub(crate) fn columns(runs: &[(u64, What)], classes: &[u8], numbers: &[u64], kinds: &[u8]) -> Vec<u8> {
     let mut coder = RangeEncoder::new();
     let mut kind_trees = vec![TreeEncoder::new(3); 64];
-    let mut lengths = vec![NumberEncoder::new(6); 10];
+    let mut lengths = vec![NumberEncoder::new(6); 12];
     let mut words: Vec<u64> = vec![];
     let mut word_ranks = NumberEncoder::new(4);
     let mut sources = PositionsEncoder::new();
@@ -235,7 +235,7 @@ pub(crate) fn columns(runs: &[(u64, What)], classes: &[u8], numbers: &[u64], kin
         let again = usize::from(kind == history.0);
         lengths[kind * 2 + again].encode(&mut coder, pages - 1);
         match what {
-            What::Zero | What::Residual => {}
+            What::Zero | What::Residual | What::Later => {}
             What::Uniform(word) => {
                 let known = words.iter().position(|&w| w == word);
                 word_ranks.encode(&mut coder, known.unwrap_or(words.len()) as u64);
@@ -267,11 +267,24 @@ pub(crate) fn columns(runs: &[(u64, What)], classes: &[u8], numbers: &[u64], kin
         history = (kind, history.0);
         done += pages;
     }
-    let mut class_trees = vec![TreeEncoder::new(3); 64];
+    let mut class_trees = vec![TreeEncoder::new(4); 256];
     let mut history = (0, 0);
     for &class in classes {
-        class_trees[history.0 * 8 + history.1].encode(&mut coder, u64::from(class));
+        class_trees[history.0 * 16 + history.1].encode(&mut coder, u64::from(class));
         history = (usize::from(class), history.0);
+    }
+    coder.finish()
+}
+
+/// The bytes of a list of pages, whose ranges are these: first page and pages of each.
+pub(crate) fn list(ranges: &[(u64, u64)]) -> Vec<u8> {
+    let mut coder = RangeEncoder::new();
+    let mut sizes = NumberEncoder::new(6);
+    let mut firsts = PositionsEncoder::new();
+    for &(first, pages) in ranges {
+        sizes.encode(&mut coder, pages - 1);
+        firsts.encode(&mut coder, first as i64);
+        firsts.put(&[(first + pages + 1) as i64, first as i64 - 1]);
     }
     coder.finish()
 }

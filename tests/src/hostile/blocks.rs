@@ -12,7 +12,7 @@ fn residual(name: &'static str, rest: &[u8], data: &[u8], error: &'static str) -
 }
 
 fn set(name: &'static str, set: &[u64], error: &'static str) -> Hostile {
-    bad(name, Meta { set: set.to_vec(), ..Meta::zeros() }.stream(4, &[]), error)
+    bad(name, Meta { set: numbers(set), ..Meta::zeros() }.stream(4, &[]), error)
 }
 
 pub(super) fn all() -> Vec<Hostile> {
@@ -41,7 +41,6 @@ pub(super) fn all() -> Vec<Hostile> {
     let mut wrong = page;
     wrong[4095] ^= 1;
     let mut all = vec![
-        set("page-set-empty", &[0], "page set: it is empty"),
         set("page-set-of-no-pages", &[1, 0, 0], "page set: a range is empty or ends beyond the memory"),
         set("page-set-beyond-the-memory", &[1, 1, 4], "page set: a range is empty or ends beyond the memory"),
         set(
@@ -66,7 +65,7 @@ pub(super) fn all() -> Vec<Hostile> {
         ),
         bad(
             "block-flags",
-            Meta { rest: vec![4, 0], ..Meta::zeros() }.stream(4, &[]),
+            Meta { rest: vec![16, 0], ..Meta::zeros() }.stream(4, &[]),
             "block flags: unknown flags",
         ),
         bad(
@@ -95,7 +94,7 @@ pub(super) fn all() -> Vec<Hostile> {
             &wrong,
             "the 1 pages from page 0 on do not verify: a reference has changed since packing, or the stream is damaged",
         ),
-        residual("group-class-6", &groups(&[group(6, 1, 4096)]), &page, "group class: unknown"),
+        residual("group-class-16", &groups(&[group(16, 1, 4096)]), &page, "group class: unknown"),
         residual(
             "group-of-another-class",
             &groups(&[group(0, 1, 4096)]),
@@ -220,22 +219,22 @@ fn places() -> Vec<Hostile> {
         bad(
             "block-of-many-ranges",
             two(ranges, zeros(2, 2)),
-            "block: its pages do not follow those before it",
+            "block: its pages neither follow those before it nor are all of them pending",
         ),
         bad(
             "blocks-out-of-order",
             two(zeros(3, 3), zeros(0, 3)),
-            "block: its pages do not follow those before it",
+            "block: its pages neither follow those before it nor are all of them pending",
         ),
         bad(
             "blocks-overlap",
             two(zeros(0, 3), zeros(2, 4)),
-            "block: its pages do not follow those before it",
+            "block: its pages neither follow those before it nor are all of them pending",
         ),
         bad(
             "blocks-leave-a-gap",
             two(zeros(0, 3), zeros(4, 2)),
-            "block: its pages do not follow those before it",
+            "block: its pages neither follow those before it nor are all of them pending",
         ),
     ]
 }

@@ -37,14 +37,13 @@ pub(super) fn all() -> Vec<Hostile> {
     let zero = |pages| (pages, What::Zero);
     let duplicate = |pages, source| (pages, What::Duplicate { source });
     let reference = |pages, index, position| (pages, What::Reference { index, position });
-    let residual = |pages| (pages, What::Residual);
     vec![
         with("columns-empty", vec![], "columns: not a range coder's output"),
         with("columns-of-four-bytes", good[..4].to_vec(), "columns: not a range coder's output"),
         with("columns-first-byte", first, "columns: not a range coder's output"),
         with("columns-cut", good[..good.len() - 1].to_vec(), "columns: 1 bytes needed, 0 left"),
         with("columns-with-more", [&good[..], &[0]].concat(), "columns: bytes left over at the end"),
-        with("kind-5", run(5, 4).finish(), "columns: unknown kind"),
+        with("kind-6", run(6, 4).finish(), "columns: unknown kind"),
         with("kind-7", run(7, 4).finish(), "columns: unknown kind"),
         with(
             "run-length-of-48-bits",
@@ -140,7 +139,5 @@ pub(super) fn all() -> Vec<Hostile> {
             &[],
             "columns: a run ends beyond its reference",
         ),
-        runs("class-6", &[zero(3), residual(1)], &[6], "columns: unknown page class"),
-        runs("class-7", &[residual(4)], &[0, 1, 7, 0], "columns: unknown page class"),
     ]
 }

@@ -74,7 +74,8 @@ pub(super) fn all() -> Vec<Hostile> {
             "frame magic: this is not a MiG stream",
         ),
         bad("short-text", b"No stream.".to_vec(), "frame magic: this is not a MiG stream"),
-        bad("version-2", head(0, 4, 2), "format version 2 is not supported (this build reads version 1)"),
+        bad("version-1", head(0, 4, 1), "format version 1 is not supported (this build reads version 2)"),
+        bad("version-3", head(0, 4, 3), "format version 3 is not supported (this build reads version 2)"),
         bad("frame-type-0", head(0, 5, 0), "frame type: unknown"),
         bad("frame-type-6", head(2, 5, 6), "frame type: unknown"),
         bad("reserved-byte", head(0, 6, 1), "frame header: reserved bytes are not zero"),
@@ -100,7 +101,7 @@ pub(super) fn all() -> Vec<Hostile> {
             "group: checksum mismatch, the bytes were damaged after they were written",
         ),
         bad("cut-in-head", cut(starts[2] + 31), "frame header: 32 bytes needed, 31 left"),
-        bad("cut-in-meta", cut(starts[2] + 50), "frame meta: 48 bytes needed, 18 left"),
+        bad("cut-in-meta", cut(starts[2] + 50), "frame meta: 49 bytes needed, 18 left"),
         bad("cut-in-data", cut(starts[3] - 1), "frame data: 316 bytes needed, 315 left"),
         bad("cut-after-a-block", cut(starts[3]), "stream (it has no end): 24576 bytes needed, 16384 left"),
         bad(

@@ -13,7 +13,7 @@ pub(super) fn all() -> Vec<Hostile> {
         let good = Builder::new(head(4)).bytes().to_vec();
         let mut meta = good[32..].to_vec();
         change(&mut meta);
-        let mut stream = b"MiGf\x01\x01\0\0".to_vec();
+        let mut stream = b"MiGf\x02\x01\0\0".to_vec();
         stream.extend((meta.len() as u32).to_le_bytes());
         stream.extend([0; 12]);
         stream.extend([0; 8]);

@@ -43,7 +43,7 @@ pub(super) fn all() -> Vec<Hostile> {
             .block(&Block { ranges: block.ranges.iter().copied().map(shifted).collect(), ..block.clone() });
         builder.finish()
     };
-    let with = |name, at_hand, block: &Block, error| Hostile { name, stream: stream(block), at_hand, error };
+    let with = |name, at_hand, block: &Block, error| Hostile { at_hand, ..bad(name, stream(block), error) };
     vec![
         with("disk-missing", AtHand::Nothing, &of_disk, "reference 0 (the disk) is needed, but not at hand"),
         with(

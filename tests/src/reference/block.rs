@@ -1,4 +1,4 @@
-//! Section 5: a block, from its frame to its pages.
+//! Section 5: a block, from its frame to its pages. What its residual pages are is in [`super::residual`].
 
 use super::bytes::{Cursor, hash128};
 use super::columns::{self, Run, What};
@@ -7,6 +7,8 @@ use super::header::Header;
 use super::matches::{self, LongMatch};
 use super::pageset::PageSet;
 use super::piece::Piece;
+use super::places::{self, Place};
+use super::residual;
 use super::{PAGE, Page, WORDS};
 
 const MAX_GROUPS: u64 = 1 << 16;
@@ -20,10 +22,14 @@ pub struct BlockView {
     pub offset: u64,
     /// The live round.
     pub round: u64,
-    /// First page and number of pages of each range of the page set.
+    /// First page and number of pages of each range of the page set, in its order.
     pub ranges: Vec<(u64, u64)>,
-    /// How many pages it holds.
+    /// Whether the page set is a list.
+    pub is_list: bool,
+    /// How many pages are in its set.
     pub pages: u64,
+    /// How many pages it brings: those of its set without those of kind *later*.
+    pub brings: u64,
     /// XXH3-128 of the pages' fingerprints, as stored.
     pub digest: [u8; 16],
     /// Bytes of the columns.
@@ -36,6 +42,10 @@ pub struct BlockView {
     pub has_matches: bool,
     /// Whether flag bit 1 is set.
     pub has_checks: bool,
+    /// The address of each residual page that has one; empty if flag bit 2 is not set.
+    pub addresses: Vec<Option<u64>>,
+    /// The base of each residual page that has one, as space and word address; empty if flag bit 3 is not set.
+    pub bases: Vec<Option<(u64, u64)>>,
     /// The groups of literals.
     pub groups: Vec<GroupView>,
     /// The long matches of each residual page; empty until the data part is read.
@@ -58,9 +68,25 @@ pub struct GroupView {
 }
 
 impl BlockView {
+    /// The numbers of the pages that it brings, in the order of the set.
+    pub fn brought(&self) -> Vec<u64> {
+        self.pages_that(|what| what != What::Later)
+    }
+
+    /// The numbers of its residual pages, in the order of the set.
+    pub fn residual_pages(&self) -> Vec<u64> {
+        self.pages_that(|what| what == What::Residual)
+    }
+
+    fn pages_that(&self, are: impl Fn(What) -> bool) -> Vec<u64> {
+        let numbers: Vec<u64> = self.ranges.iter().flat_map(|&(first, pages)| first..first + pages).collect();
+        let runs = self.runs.iter().filter(|run| are(run.what));
+        runs.flat_map(|run| numbers[run.ordinal as usize..][..run.pages as usize].to_vec()).collect()
+    }
+
     /// How many pages are of each kind, by the kind's number.
-    pub fn pages_by_kind(&self) -> [u64; 5] {
-        let mut pages = [0; 5];
+    pub fn pages_by_kind(&self) -> [u64; What::KINDS] {
+        let mut pages = [0; What::KINDS];
         for run in &self.runs {
             pages[run.what.kind()] += run.pages;
         }
@@ -68,8 +94,8 @@ impl BlockView {
     }
 
     /// How many runs are of each kind, by the kind's number.
-    pub fn runs_by_kind(&self) -> [u64; 5] {
-        let mut runs = [0; 5];
+    pub fn runs_by_kind(&self) -> [u64; What::KINDS] {
+        let mut runs = [0; What::KINDS];
         for run in &self.runs {
             runs[run.what.kind()] += 1;
         }
@@ -83,12 +109,12 @@ pub(super) struct Guest<'a> {
     pub(super) references: &'a [Option<Vec<u8>>],
     /// The image's file so far.
     pub(super) file: &'a [u8],
-    /// What each page was in the last block that held it.
+    /// What each page was in the last block that brought it.
     pub(super) whats: &'a [Option<What>],
 }
 
 impl Guest<'_> {
-    fn page(&self, number: u64) -> Page {
+    pub(super) fn page(&self, number: u64) -> Page {
         let start = self.header.offset_of(number);
         let mut page = [0; PAGE];
         page.copy_from_slice(&self.file[start..start + PAGE]);
@@ -103,11 +129,11 @@ pub(super) struct Block<'a> {
     /// What each page is, by ordinal.
     pub(super) whats: Vec<What>,
     /// The ordinals of the residual pages.
-    residual: Vec<u64>,
-    data: &'a [u8],
+    pub(super) residual: Vec<u64>,
+    pub(super) data: &'a [u8],
     matches: Option<Piece>,
     checks: Option<Piece>,
-    groups: Vec<Piece>,
+    pub(super) groups: Vec<Piece>,
 }
 
 impl<'a> Block<'a> {
@@ -118,7 +144,7 @@ impl<'a> Block<'a> {
         let digest = cursor.array("digest")?;
         let columns_len = cursor.varint("columns_len")?;
         let columns = cursor.take(columns_len, "columns")?;
-        let (runs, classes) = columns::decode(columns, &set, header)?;
+        let (runs, classes) = columns::decode(columns, &set, header).map_err(|e| format!("columns: {e}"))?;
         let mut whats = Vec::new();
         for run in &runs {
             for i in 0..run.pages {
@@ -132,16 +158,22 @@ impl<'a> Block<'a> {
         let residual: Vec<u64> = (0..set.pages).filter(|&o| whats[o as usize] == What::Residual).collect();
 
         let flags = cursor.u8("block flags")?;
-        if flags > 3 {
+        if flags > 15 {
             return Err(format!("block flags: {flags:#x} has unknown bits"));
         }
         let (has_matches, has_checks) = (flags & 1 != 0, flags & 2 != 0);
+        let (has_addresses, has_bases) = (flags & 4 != 0, flags & 8 != 0);
         if header.independent && has_matches {
             return Err("block flags: long matches, in a stream of blocks that can be decoded alone".into());
         }
         // Reading: also where no page needs a check.
         if header.independent && !has_checks {
             return Err("block flags: no checks, in a stream of blocks that can be decoded alone".into());
+        }
+        if header.independent && whats.contains(&What::Later) {
+            return Err(
+                "columns: pages left for later, in a stream of blocks that can be decoded alone".into()
+            );
         }
         let data_len = frame.view.data_len;
         let mut at = 0;
@@ -169,12 +201,28 @@ impl<'a> Block<'a> {
             checks = Some(piece);
         }
 
+        let numbers: Vec<u64> = residual.iter().map(|&ordinal| set.page(ordinal)).collect();
+        let addresses = match has_addresses {
+            true => read_addresses(&mut cursor, &numbers).map_err(|e| format!("addresses: {e}"))?,
+            false => Vec::new(),
+        };
+        let bases = match has_bases {
+            true => read_bases(&mut cursor, &numbers, &set, header).map_err(|e| format!("bases: {e}"))?,
+            false => Vec::new(),
+        };
+        if let Some((place, _)) =
+            addresses.iter().zip(&bases).enumerate().find(|(_, (a, b))| a.is_some() && b.is_some())
+        {
+            return Err(format!("bases: page {} has an address, too", numbers[place]));
+        }
+
         let count = cursor.varint_to(MAX_GROUPS, "groups")?;
         let mut views = Vec::new();
         let mut groups = Vec::new();
         let mut least = 0;
         for number in 0..count {
-            let (view, piece) = group(&mut cursor, at, least).map_err(|e| format!("group {number}: {e}"))?;
+            let (view, piece) =
+                residual::group(&mut cursor, at, least).map_err(|e| format!("group {number}: {e}"))?;
             at = piece.end(data_len).map_err(|e| format!("group {number}: {e}"))?;
             least = view.class;
             views.push(view);
@@ -184,7 +232,7 @@ impl<'a> Block<'a> {
         if at != u64::from(data_len) {
             return Err(format!("block data part: {data_len} bytes, the pieces have {at}"));
         }
-        for class in 0..6 {
+        for class in 0..=residual::MAX_CLASS {
             let pages = classes.iter().filter(|c| **c == class).count() as u64;
             let mut grouped = 0u64;
             for view in views.iter().filter(|view| view.class == class) {
@@ -199,32 +247,34 @@ impl<'a> Block<'a> {
             offset: frame.view.offset,
             round,
             ranges: set.ranges.clone(),
+            is_list: set.is_list,
             pages: set.pages,
+            brings: whats.iter().filter(|what| **what != What::Later).count() as u64,
             digest,
             columns_len,
             runs,
             classes,
             has_matches,
             has_checks,
+            addresses,
+            bases,
             groups: views,
             matches: Vec::new(),
         };
-        Ok(Self { view, set, whats, residual, data: frame.data, matches, checks, groups })
+        let block = Self { view, set, whats, residual, data: frame.data, matches, checks, groups };
+        block.check_raw_groups()?;
+        Ok(block)
     }
 
-    /// Rebuilds and verifies all pages, in the order of the set.
+    /// Rebuilds and verifies all pages, in the order of the set; those that it leaves for later are zero here.
     pub(super) fn rebuild(&mut self, guest: &Guest<'_>) -> Result<Vec<Page>, String> {
         self.view.matches = self.read_matches()?;
         let mut pages = vec![[0; PAGE]; self.whats.len()];
         // Residual pages first, from low to high: matches copy from lower ones, duplicates from any.
-        let literals = self.literals()?;
-        for (place, &ordinal) in self.residual.iter().enumerate() {
-            let page = self.residual_page(place, &literals[place], &pages, guest)?;
-            pages[ordinal as usize] = page;
-        }
+        self.rebuild_residual(&mut pages, guest)?;
         for ordinal in 0..pages.len() {
             match self.whats[ordinal] {
-                What::Zero | What::Residual => {}
+                What::Zero | What::Residual | What::Later => {}
                 What::Uniform(word) => pages[ordinal] = uniform(word),
                 What::Duplicate { source } => {
                     pages[ordinal] = self.duplicate(ordinal, source, &pages, guest)?
@@ -256,7 +306,7 @@ impl<'a> Block<'a> {
         }
     }
 
-    fn read_matches(&self) -> Result<Vec<Vec<LongMatch>>, String> {
+    pub(super) fn read_matches(&self) -> Result<Vec<Vec<LongMatch>>, String> {
         let numbers: Vec<u64> = self.residual.iter().map(|&ordinal| self.set.page(ordinal)).collect();
         match &self.matches {
             None => Ok(vec![Vec::new(); numbers.len()]),
@@ -267,155 +317,13 @@ impl<'a> Block<'a> {
         }
     }
 
-    /// For each group, which residual pages (as places among these) it holds.
-    fn group_pages(&self) -> Vec<Vec<usize>> {
-        let mut by_class = vec![Vec::new(); 6];
-        for (place, &class) in self.view.classes.iter().enumerate() {
-            by_class[usize::from(class)].push(place);
-        }
-        let mut groups = Vec::new();
-        for view in &self.view.groups {
-            // `parse` has checked that the groups of a class hold all its pages.
-            let rest = by_class[usize::from(view.class)].split_off(view.pages as usize);
-            groups.push(std::mem::replace(&mut by_class[usize::from(view.class)], rest));
-        }
-        groups
-    }
-
-    /// Decodes group `number`, whose pages are `places`, to the literals of each of these.
-    fn group_literals(&self, number: usize, places: &[usize]) -> Result<Vec<Vec<u8>>, String> {
-        if self.groups[number].codec == 2 {
-            return self.packed_literals(number, places);
-        }
-        let lens: Vec<usize> = places
-            .iter()
-            .map(|&place| (WORDS - matches::covered(&self.view.matches[place])) as usize * 8)
-            .collect();
-        let piece = &self.groups[number];
-        let total: usize = lens.iter().sum();
-        if piece.raw_len != total as u64 {
-            return Err(format!("group {number}: raw_len: {}, the pages want {total}", piece.raw_len));
-        }
-        let bytes = piece.decode(self.data).map_err(|e| format!("group {number}: {e}"))?;
-        let mut literals = Vec::new();
-        let mut at = 0;
-        for len in lens {
-            literals.push(bytes[at..at + len].to_vec());
-            at += len;
-        }
-        Ok(literals)
-    }
-
-    /// The same for a group of codec 2: the literals that are not stored are 0.
-    fn packed_literals(&self, number: usize, places: &[usize]) -> Result<Vec<Vec<u8>>, String> {
-        let bytes = self.groups[number].decode(self.data).map_err(|e| format!("group {number}: {e}"))?;
-        let Some(masks_at) = bytes.len().checked_sub(64 * places.len()) else {
-            return Err(format!("group {number}: raw_len: {} has no room for masks", bytes.len()));
-        };
-        let (words, masks) = bytes.split_at(masks_at);
-        let mut words = words.chunks(8);
-        let mut all = Vec::new();
-        for (&place, mask) in places.iter().zip(masks.chunks_exact(64)) {
-            let is_literal = matches::literals(&self.view.matches[place]);
-            let mut literals = Vec::new();
-            for word in 0..WORDS as usize {
-                let is_stored = mask[word / 8] >> (word % 8) & 1 == 1;
-                match (is_stored, is_literal[word]) {
-                    (false, false) => {}
-                    (false, true) => literals.extend([0; 8]),
-                    (true, false) => {
-                        return Err(format!("group {number}: word {word} is covered, and stored"));
-                    }
-                    (true, true) => match words.next() {
-                        Some(bytes) if bytes.len() == 8 => literals.extend(bytes),
-                        _ => return Err(format!("group {number}: raw_len: there are too few words")),
-                    },
-                }
-            }
-            all.push(literals);
-        }
-        match words.next() {
-            Some(_) => Err(format!("group {number}: raw_len: there are more words than bits")),
-            None => Ok(all),
-        }
-    }
-
-    /// The literals of each residual page.
-    fn literals(&self) -> Result<Vec<Vec<u8>>, String> {
-        let mut all = vec![Vec::new(); self.residual.len()];
-        for (number, places) in self.group_pages().iter().enumerate() {
-            for (&place, literals) in places.iter().zip(self.group_literals(number, places)?) {
-                all[place] = literals;
-            }
-        }
-        Ok(all)
-    }
-
-    fn residual_page(
-        &self,
-        place: usize,
-        literals: &[u8],
-        pages: &[Page],
-        guest: &Guest<'_>,
-    ) -> Result<Page, String> {
-        let own = self.residual[place];
-        let mut page: Page = [0; PAGE];
-        let is_literal = matches::literals(&self.view.matches[place]);
-        for m in &self.view.matches[place] {
-            let source = self.match_source(own, m, pages, guest)?;
-            for word in 0..m.words {
-                let from = ((m.source + word) % WORDS) as usize * 8;
-                let to = (m.start + word) as usize * 8;
-                page[to..to + 8].copy_from_slice(&source[from..from + 8]);
-            }
-        }
-        let mut left = literals.chunks_exact(8);
-        for (word, bytes) in page.chunks_exact_mut(8).enumerate() {
-            if is_literal[word] {
-                bytes.copy_from_slice(left.next().expect("group_literals has counted the words"));
-            }
-        }
-        Ok(page)
-    }
-
-    /// The page that a match of the page with ordinal `own` copies from.
-    fn match_source(
-        &self,
-        own: u64,
-        m: &LongMatch,
-        pages: &[Page],
-        guest: &Guest<'_>,
-    ) -> Result<Page, String> {
-        let number = m.source / WORDS;
-        if let Some(index) = m.space.checked_sub(1) {
-            let Some(reference) = guest.header.references.get(index as usize) else {
-                return Err(format!("long matches: space {} of ordinal {own}", m.space));
-            };
-            if reference.kind == 0 {
-                return Err(format!("long matches: reference {index} of ordinal {own} is a disk"));
-            }
-            if number >= reference.blocks {
-                return Err(format!("long matches: block {number} of reference {index}, ordinal {own}"));
-            }
-            return guest.header.reference_block(guest.references, index, number);
-        }
-        if number >= guest.header.page_count {
-            return Err(format!("long matches: source page {number} of ordinal {own}"));
-        }
-        match self.set.ordinal(number) {
-            None => Ok(guest.page(number)),
-            Some(other) if other < own && self.whats[other as usize] == What::Residual => {
-                Ok(pages[other as usize])
-            }
-            Some(other) => Err(format!("long matches: ordinal {own} copies from {other} of its own block")),
-        }
-    }
-
     /// Section 5.8.
     fn verify(&self, pages: &[Page]) -> Result<(), String> {
         let mut fingerprints = Vec::new();
-        for page in pages {
-            fingerprints.extend(hash128(page));
+        for (page, what) in pages.iter().zip(&self.whats) {
+            if *what != What::Later {
+                fingerprints.extend(hash128(page));
+            }
         }
         if hash128(&fingerprints) != self.view.digest {
             return Err("block digest: the pages are not those that were packed".into());
@@ -445,44 +353,62 @@ impl<'a> Block<'a> {
             _ => Ok(()),
         }
     }
-
-    /// One residual page of a block without long matches, not verified; only its group is decoded.
-    pub(super) fn residual_alone(&mut self, ordinal: u64) -> Result<Page, String> {
-        self.view.matches = self.read_matches()?;
-        let groups = self.group_pages();
-        for (number, places) in groups.iter().enumerate() {
-            let Some(within) = places.iter().position(|&place| self.residual[place] == ordinal) else {
-                continue;
-            };
-            let literals = self.group_literals(number, places)?;
-            let mut page = [0; PAGE];
-            page.copy_from_slice(&literals[within]);
-            return Ok(page);
-        }
-        Err(format!("ordinal {ordinal} is not residual"))
-    }
-}
-
-fn group(cursor: &mut Cursor<'_>, at: u64, least: u8) -> Result<(GroupView, Piece), String> {
-    let class = cursor.u8("class")?;
-    if class > 5 || class < least {
-        return Err(format!("class: {class}, should be {least} to 5"));
-    }
-    let pages = cursor.varint("pages")?;
-    if pages == 0 {
-        return Err("pages: is 0".into());
-    }
-    let piece = Piece::parse(cursor, at, [0, 2])?;
-    if piece.raw_len > pages.saturating_mul(4160) {
-        return Err(format!("raw_len: {} is above 4160 for each of {pages} pages", piece.raw_len));
-    }
-    let (raw_len, coded_len) = (piece.raw_len, piece.coded_len);
-    Ok((GroupView { class, pages, codec: piece.codec, raw_len, coded_len }, piece))
 }
 
 /// Whether a page has a check where a block has checks.
 fn is_checked(what: What) -> bool {
-    !matches!(what, What::Zero | What::Uniform(_))
+    !matches!(what, What::Zero | What::Uniform(_) | What::Later)
+}
+
+/// The bytes of a list of addresses or bases.
+fn take_places<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], String> {
+    let len = cursor.varint("length")?;
+    if len == 0 {
+        return Err("length: is 0".into());
+    }
+    cursor.take(len, "bytes")
+}
+
+/// Section 6.6: the address of each residual page, whose numbers are `pages`.
+fn read_addresses(cursor: &mut Cursor<'_>, pages: &[u64]) -> Result<Vec<Option<u64>>, String> {
+    let places = places::decode(take_places(cursor)?, pages, 1, 1)?;
+    let address = |(place, &page): (Option<Place>, &u64)| match place {
+        None => Ok(None),
+        Some(Place { at: -2..=1, .. }) => Err(format!("page {page}: it is next to address 0")),
+        Some(Place { at, .. }) => Ok(Some((at as u64).wrapping_mul(PAGE as u64))),
+    };
+    places.into_iter().zip(pages).map(address).collect()
+}
+
+/// Section 6.6: the base of each residual page, whose numbers are `pages`: its space and first word.
+fn read_bases(
+    cursor: &mut Cursor<'_>,
+    pages: &[u64],
+    set: &PageSet,
+    header: &Header,
+) -> Result<Vec<Option<(u64, u64)>>, String> {
+    let spaces = 1 + header.references.len() as u64;
+    let places = places::decode(take_places(cursor)?, pages, spaces, WORDS as i64)?;
+    let base = |(place, &page): (Option<Place>, &u64)| {
+        let Some(Place { space, at }) = place else { return Ok(None) };
+        let first = u64::try_from(at).map_err(|_| format!("page {page}: word {at}"))?;
+        let pages_of_base = first / WORDS..(first + WORDS).div_ceil(WORDS);
+        let in_all = match space.checked_sub(1) {
+            None => header.page_count,
+            Some(index) => header.references[index as usize].blocks,
+        };
+        if pages_of_base.end > in_all {
+            return Err(format!("page {page}: word {first} of {in_all} pages of space {space}"));
+        }
+        if space == 0 && header.independent {
+            return Err(format!("page {page}: of this guest, and blocks can be decoded alone"));
+        }
+        if space == 0 && pages_of_base.clone().any(|page| set.ordinal(page).is_some()) {
+            return Err(format!("page {page}: word {first} is in this block"));
+        }
+        Ok(Some((space, first)))
+    };
+    places.into_iter().zip(pages).map(base).collect()
 }
 
 /// A page that is one word again and again.

@@ -24,12 +24,17 @@ pub enum What {
         /// The first block.
         position: u64,
     },
-    /// Built from literals and long matches.
+    /// Built from literals, a base and long matches.
     Residual,
+    /// Not in this block, though in its set: a later block brings the page.
+    Later,
 }
 
 impl What {
-    /// The kind's number in the format, 0 to 4.
+    /// How many kinds there are.
+    pub const KINDS: usize = 6;
+
+    /// The kind's number in the format, 0 to 5.
     pub fn kind(self) -> usize {
         match self {
             Self::Zero => 0,
@@ -37,6 +42,7 @@ impl What {
             Self::Duplicate { .. } => 2,
             Self::Reference { .. } => 3,
             Self::Residual => 4,
+            Self::Later => 5,
         }
     }
 }
@@ -61,19 +67,20 @@ pub(super) fn decode(bytes: &[u8], set: &PageSet, header: &Header) -> Result<(Ve
     let (mut k1, mut k2) = (7, 7);
     while done < set.pages {
         let kind = models.kinds[k1 * 8 + k2].decode(&mut coder)? as usize;
-        if kind > 4 {
-            return Err(format!("columns: a run of kind {kind}"));
+        if kind > 5 {
+            return Err(format!("a run of kind {kind}"));
         }
         let pages = 1 + models.lengths[kind * 2 + usize::from(kind == k1)].decode(&mut coder)?;
         if pages > set.pages - done {
-            return Err(format!("columns: a run of {pages} pages at ordinal {done} of {}", set.pages));
+            return Err(format!("a run of {pages} pages at ordinal {done} of {}", set.pages));
         }
         let what = match kind {
             0 => What::Zero,
             1 => What::Uniform(models.word(&mut coder)?),
             2 => What::Duplicate { source: models.source(&mut coder, pages, header)? },
             3 => models.reference(&mut coder, pages, set.page(done), header)?,
-            _ => What::Residual,
+            4 => What::Residual,
+            _ => What::Later,
         };
         runs.push(Run { ordinal: done, pages, what });
         done += pages;
@@ -85,10 +92,7 @@ pub(super) fn decode(bytes: &[u8], set: &PageSet, header: &Header) -> Result<(Ve
     let mut classes = Vec::new();
     let (mut c1, mut c2) = (0, 0);
     for _ in 0..residual {
-        let class = models.classes[c1 * 8 + c2].decode(&mut coder)? as usize;
-        if class > 5 {
-            return Err(format!("columns: a page of class {class}"));
-        }
+        let class = models.classes[c1 * 16 + c2].decode(&mut coder)? as usize;
         classes.push(class as u8);
         c2 = c1;
         c1 = class;
@@ -113,13 +117,13 @@ impl Models {
     fn new(header: &Header) -> Self {
         Self {
             kinds: vec![Tree::new(3); 64],
-            lengths: vec![Number::new(6); 10],
+            lengths: vec![Number::new(6); 2 * What::KINDS],
             words: Vec::new(),
             word_rank: Number::new(4),
             sources: Positions::new(),
             index: Number::new(4),
             positions: vec![Positions::new(); header.references.len()],
-            classes: vec![Tree::new(3); 64],
+            classes: vec![Tree::new(4); 256],
         }
     }
 
@@ -131,7 +135,7 @@ impl Models {
         } else if rank == listed {
             coder.direct(64)?
         } else {
-            return Err(format!("columns: word {rank} of {listed}"));
+            return Err(format!("word {rank} of {listed}"));
         };
         self.words.insert(0, word);
         self.words.truncate(LIST);
@@ -154,7 +158,7 @@ impl Models {
     ) -> Result<What, String> {
         let index = self.index.decode(coder)?;
         let Some(reference) = header.references.get(index as usize) else {
-            return Err(format!("columns: reference {index} of {}", header.references.len()));
+            return Err(format!("reference {index} of {}", header.references.len()));
         };
         let positions = &mut self.positions[index as usize];
         let value = positions.decode(coder)?;
@@ -170,7 +174,7 @@ impl Models {
 fn place(start: i64, pages: u64, limit: u64, field: &str) -> Result<u64, String> {
     match u64::try_from(start) {
         Ok(first) if first + pages <= limit => Ok(first),
-        _ => Err(format!("columns: {field}: {pages} from {start} do not lie in {limit}")),
+        _ => Err(format!("{field}: {pages} from {start} do not lie in {limit}")),
     }
 }
 
@@ -182,7 +186,7 @@ mod tests {
 
     /// One block of pages 0 to 3, in a guest without references.
     fn decode_four(encoder: RangeEncoder) -> Result<(Vec<Run>, Vec<u8>), String> {
-        let set = PageSet { ranges: vec![(0, 4)], pages: 4 };
+        let set = PageSet { ranges: vec![(0, 4)], pages: 4, is_list: false };
         let header = Header { page_count: 4, ..Header::default() };
         decode(&encoder.finish(), &set, &header)
     }
@@ -202,7 +206,8 @@ mod tests {
         NumberEncoder::new(4).encode(&mut uniform, 0);
         uniform.direct(64, 0x8000_0000_0000_0001);
         assert_eq!(decode_four(uniform), run(What::Uniform(0x8000_0000_0000_0001)));
-        for kind in 5..8 {
+        assert_eq!(decode_four(start(5, 4)), run(What::Later));
+        for kind in 6..8 {
             assert!(decode_four(start(kind, 4)).unwrap_err().contains("kind"));
         }
         assert!(decode_four(start(0, 5)).unwrap_err().contains("a run of 5"));
@@ -225,25 +230,26 @@ mod tests {
     fn contexts() {
         let mut encoder = RangeEncoder::new();
         let mut trees: Vec<TreeEncoder> = vec![TreeEncoder::new(3); 64];
-        let mut lengths: Vec<NumberEncoder> = vec![NumberEncoder::new(6); 10];
-        let mut classes: Vec<TreeEncoder> = vec![TreeEncoder::new(3); 64];
+        let mut lengths: Vec<NumberEncoder> = vec![NumberEncoder::new(6); 12];
+        let mut classes: Vec<TreeEncoder> = vec![TreeEncoder::new(4); 256];
         for (tree, kind, length) in [(7 * 8 + 7, 4, 8), (4 * 8 + 7, 4, 9), (4 * 8 + 4, 0, 0), (4, 4, 8)] {
             trees[tree].encode(&mut encoder, kind);
             lengths[length].encode(&mut encoder, 0);
         }
-        for (tree, class) in [(0, 5), (5 * 8, 3), (3 * 8 + 5, 1)] {
+        for (tree, class) in [(0, 15), (15 * 16, 3), (3 * 16 + 15, 1)] {
             classes[tree].encode(&mut encoder, class);
         }
         let (runs, classes) = decode_four(encoder).unwrap();
         let kinds: Vec<usize> = runs.iter().map(|run| run.what.kind()).collect();
-        assert_eq!((kinds, classes), (vec![4, 4, 0, 4], vec![5, 3, 1]));
+        assert_eq!((kinds, classes), (vec![4, 4, 0, 4], vec![15, 3, 1]));
     }
 
-    /// Many runs of all kinds in a set of three ranges, so that every model has learnt something that another in its
+    /// Many runs of all kinds in a list of three ranges, so that every model has learnt something that another in its
     /// place has not.
     #[test]
     fn columns_come_back() {
-        let set = PageSet { ranges: vec![(3, 500), (900, 1500), (5000, 6000)], pages: 8000 };
+        let ranges = vec![(5000, 6000), (3, 500), (900, 1500)];
+        let set = PageSet { ranges, pages: 8000, is_list: true };
         let numbers: Vec<u64> = (0..set.pages).map(|ordinal| set.page(ordinal)).collect();
         let kinds = [0, 1, 0, 1];
         let reference = |kind| Reference { kind, identity: [0; 16], blocks: 1 << 36, name: String::new() };
@@ -257,7 +263,7 @@ mod tests {
                 let bits = random.below(7) as u32;
                 let pages = (1 + random.bits(bits)).min(set.pages - done);
                 let near = random.below(1000) + [1 << 20, 1 << 30][random.below(2) as usize];
-                let what = match random.below(6) {
+                let what = match random.below(7) {
                     0 => What::Zero,
                     1 => What::Uniform(random.below(100)),
                     2 => What::Duplicate { source: near },
@@ -269,6 +275,7 @@ mod tests {
                         }
                         _ => What::Residual,
                     },
+                    5 => What::Later,
                     _ => What::Residual,
                 };
                 runs.push(Run { ordinal: done, pages, what });
@@ -281,7 +288,7 @@ mod tests {
                 // Mostly a function of the two before.
                 let (c2, c1) = (classes[classes.len() - 2], classes[classes.len() - 1]);
                 let noise = u8::from(random.below(5) == 0);
-                classes.push((c1 * 2 + c2 + 1 + noise) % 6);
+                classes.push((c1 * 2 + c2 + 1 + noise) % 16);
             }
             let classes = classes.split_off(2);
             let plain: Vec<(u64, What)> = runs.iter().map(|run| (run.pages, run.what)).collect();

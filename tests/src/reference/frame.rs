@@ -3,7 +3,7 @@
 use super::bytes::{Cursor, hash64};
 
 const MAGIC: [u8; 4] = [0x4d, 0x69, 0x47, 0x66];
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const HEAD: usize = 32;
 const MAX_META: u32 = 1 << 24;
 const MAX_DATA: u32 = (1 << 28) + (1 << 26);

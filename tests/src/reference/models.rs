@@ -49,7 +49,7 @@ impl Number {
     pub(super) fn decode(&mut self, coder: &mut RangeDecoder<'_>) -> Result<u64, String> {
         let m = self.magnitude.decode(coder)? as u32;
         if m >= 48 {
-            return Err(format!("columns: a Number of magnitude {m}"));
+            return Err(format!("range coder: a Number of magnitude {m}"));
         }
         let t = m.min(self.detail);
         let top = self.high[m as usize].decode_levels(coder, t)?;
@@ -84,12 +84,12 @@ impl Positions {
     pub(super) fn decode(&mut self, coder: &mut RangeDecoder<'_>) -> Result<i64, String> {
         let mode = self.modes[self.last_mode].decode(coder)? as usize;
         if mode == 3 {
-            return Err("columns: a position of mode 3".into());
+            return Err("range coder: a position of mode 3".into());
         }
         self.last_mode = mode;
         let rank = self.ranks[usize::from(mode != 0)].decode(coder)?;
         let Some(&anchor) = self.anchors.get(rank as usize) else {
-            return Err(format!("columns: anchor {rank} of {}", self.anchors.len()));
+            return Err(format!("range coder: anchor {rank} of {}", self.anchors.len()));
         };
         let value = match mode {
             0 => anchor,

@@ -2,7 +2,7 @@
 //!
 //! It shares the parsing of frames and blocks with the walk through the whole stream, and none of its state.
 
-use super::block::{Block, uniform};
+use super::block::{Block, Guest, uniform};
 use super::columns::What;
 use super::frame::{self, FrameType};
 use super::header::Header;
@@ -28,20 +28,23 @@ pub fn page(stream: &[u8], references: &[Option<Vec<u8>>], number: u64) -> Resul
     let entries = index(stream, &header)?;
     let (own, mut block) = find(stream, &header, &entries, number)?;
     let ordinal = number - entries[own].first;
+    // What other blocks made of the guest is not known here, and not needed.
+    let guest = Guest { header: &header, references, file: &[], whats: &[] };
     let found = match block.whats[ordinal as usize] {
         What::Zero => [0; PAGE],
         What::Uniform(word) => uniform(word),
         What::Reference { index, position } => header.reference_block(references, index, position)?,
-        What::Residual => block.residual_alone(ordinal)?,
+        What::Residual => block.residual_alone(ordinal, &guest)?,
+        What::Later => return Err(format!("page {number}: it is left for later")),
         What::Duplicate { source } => match block.set.ordinal(source) {
-            Some(other) => block.residual_alone(other)?,
+            Some(other) => block.residual_alone(other, &guest)?,
             None => {
                 let (place, mut other) = find(stream, &header, &entries, source)?;
                 // To one who reads the stream in order, a page of a later block is still zero here.
                 if place > own {
                     return Err(format!("duplicate: page {number}, source {source} is in a later block"));
                 }
-                other.residual_alone(source - entries[place].first)?
+                other.residual_alone(source - entries[place].first, &guest)?
             }
         },
     };

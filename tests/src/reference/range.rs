@@ -3,7 +3,7 @@
 /// Where every probability starts.
 pub(super) const HALF: u32 = 32768;
 
-/// Reads bits from the columns' bytes.
+/// Reads bits from range-coded bytes.
 #[derive(Debug)]
 pub(super) struct RangeDecoder<'a> {
     bytes: &'a [u8],
@@ -18,7 +18,7 @@ impl<'a> RangeDecoder<'a> {
         let mut decoder = Self { bytes, at: 0, range: u32::MAX, code: 0 };
         let first = decoder.next()?;
         if first != 0 {
-            return Err(format!("columns: the first byte is {first}, not 0"));
+            return Err(format!("range coder: the first byte is {first}, not 0"));
         }
         for _ in 0..4 {
             decoder.code = decoder.code << 8 | decoder.next()?;
@@ -27,7 +27,7 @@ impl<'a> RangeDecoder<'a> {
     }
 
     fn next(&mut self) -> Result<u32, String> {
-        let byte = self.bytes.get(self.at).ok_or("columns: they want more bytes than there are")?;
+        let byte = self.bytes.get(self.at).ok_or("range coder: it wants more bytes than there are")?;
         self.at += 1;
         Ok(u32::from(*byte))
     }
@@ -77,7 +77,7 @@ impl<'a> RangeDecoder<'a> {
     pub(super) fn finish(&self) -> Result<(), String> {
         let left = self.bytes.len() - self.at;
         if left != 0 {
-            return Err(format!("columns: {left} bytes too many"));
+            return Err(format!("range coder: {left} bytes too many"));
         }
         Ok(())
     }

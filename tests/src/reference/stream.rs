@@ -1,4 +1,6 @@
-//! Sections 2, 4 and 8: a whole stream, frame after frame.
+//! Sections 2, 4, 5.3 and 8: a whole stream, frame after frame.
+
+use std::collections::BTreeSet;
 
 use super::block::{Block, Guest};
 use super::bytes::{Cursor, hash64, hash128};
@@ -17,15 +19,18 @@ pub(super) struct Walk<'a> {
     references: &'a [Option<Vec<u8>>],
     rules: Rules,
     pub(super) decoded: Decoded,
-    /// What each page was in the last block that held it.
+    /// What each page was in the last block that brought it.
     whats: Vec<Option<What>>,
+    /// Pages that a block left for later, and that no block has brought since.
+    pending: BTreeSet<u64>,
     index: Option<u64>,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(stream: &'a [u8], references: &'a [Option<Vec<u8>>], rules: Rules) -> Self {
         let decoded = Decoded::default();
-        Self { stream, references, rules, decoded, whats: Vec::new(), index: None }
+        let (whats, pending) = (Vec::new(), BTreeSet::new());
+        Self { stream, references, rules, decoded, whats, pending, index: None }
     }
 
     /// Reads to the end of the stream or to the first error.
@@ -100,32 +105,59 @@ impl<'a> Walk<'a> {
         let header = &self.decoded.header;
         let mut block = Block::parse(frame, header)?;
         if self.rules == Rules::File {
-            if block.view.round != 0 {
-                return Err(format!("round: {} in a file stream", block.view.round));
-            }
-            let wanted = self.decoded.pages;
-            if block.set.ranges != [(wanted, block.set.pages)] {
-                let ranges = &block.set.ranges;
-                return Err(format!("page set: {ranges:?}, a file stream should go on at page {wanted}"));
-            }
+            self.check_place(&block)?;
         }
         let file = &self.decoded.file;
         let guest = Guest { header, references: self.references, file, whats: &self.whats };
         let pages = block.rebuild(&guest)?;
+        if block.set.ranges == [(self.decoded.reached, block.set.pages)] {
+            self.decoded.reached += block.set.pages;
+        } else {
+            self.decoded.out_of_order = true;
+        }
         for (ordinal, page) in pages.iter().enumerate() {
             let number = block.set.page(ordinal as u64);
+            // Reading: where pages come again, one that is left for later is what it was until then.
+            if block.whats[ordinal] == What::Later {
+                self.pending.insert(number);
+                continue;
+            }
+            self.pending.remove(&number);
             let start = self.decoded.header.offset_of(number);
             self.decoded.file[start..start + PAGE].copy_from_slice(page);
             self.whats[number as usize] = Some(block.whats[ordinal]);
         }
-        self.decoded.pages += block.set.pages;
+        self.decoded.pages += block.view.brings;
         self.decoded.blocks.push(block.view);
+        Ok(())
+    }
+
+    /// Section 5.3: what the pages of a file stream's block may be.
+    fn check_place(&self, block: &Block<'_>) -> Result<(), String> {
+        if block.view.round != 0 {
+            return Err(format!("round: {} in a file stream", block.view.round));
+        }
+        let (reached, set) = (self.decoded.reached, &block.set);
+        if set.ranges == [(reached, set.pages)] {
+            return Ok(());
+        }
+        let pages = || (0..set.pages).map(|ordinal| set.page(ordinal));
+        if let Some(page) = pages().find(|page| !self.pending.contains(page)) {
+            return Err(format!(
+                "page set: page {page} is not pending, so a file stream should go on at page {reached}"
+            ));
+        }
+        if block.whats.contains(&What::Later) {
+            return Err("columns: pending pages are left for later once more".into());
+        }
         Ok(())
     }
 
     fn index(&mut self, frame: &Frame<'_>) -> Result<(), String> {
         let entries = parse_index(frame.meta)?;
-        // Reading: the first page of a set of many ranges is its lowest, and its end that plus its number of pages.
+        if self.decoded.out_of_order {
+            return Err("index: there are blocks that do not start where the one before ends".into());
+        }
         let wanted: Vec<Entry> = self
             .decoded
             .blocks
@@ -150,7 +182,7 @@ impl<'a> Walk<'a> {
         if end.index != index {
             return Err(format!("end index offset: {}, should be {index}", end.index));
         }
-        let Decoded { pages, header, blocks, .. } = &self.decoded;
+        let Decoded { pages, header, blocks, reached, .. } = &self.decoded;
         if end.pages != *pages {
             return Err(format!("end pages: {}, the blocks have {pages}", end.pages));
         }
@@ -162,8 +194,11 @@ impl<'a> Walk<'a> {
             return Err("end digest: it is not that of the blocks' digests".into());
         }
         // Reading: a file stream without an index is whole, too, for an index can be too long to be there.
-        if self.rules == Rules::File && *pages != header.page_count {
-            return Err(format!("end pages: {pages}, the guest has {}", header.page_count));
+        if self.rules == Rules::File && *reached != header.page_count {
+            return Err(format!("end pages: the blocks have reached {reached} of {}", header.page_count));
+        }
+        if self.rules == Rules::File && !self.pending.is_empty() {
+            return Err(format!("end pages: {} are left for later and never come", self.pending.len()));
         }
         self.decoded.complete = true;
         Ok(())

@@ -62,7 +62,7 @@ fn zeros_to_the_byte() {
     ];
     let mut stream = vec![];
     for (sequence, (kind, meta)) in metas.iter().enumerate() {
-        let mut head = vec![0x4d, 0x69, 0x47, 0x66, 1, *kind, 0, 0];
+        let mut head = vec![0x4d, 0x69, 0x47, 0x66, 2, *kind, 0, 0];
         head.extend([meta.len() as u8, 0, 0, 0, 0, 0, 0, 0]);
         head.extend([sequence as u8, 0, 0, 0, 0, 0, 0, 0]);
         let checksum = xxh3_64(&[&head[..], meta].concat());
@@ -72,7 +72,7 @@ fn zeros_to_the_byte() {
     }
     let decoded = decode(&stream, &[]).unwrap();
     assert_eq!(decoded.file, [0; 3 * PAGE]);
-    assert_eq!(decoded.blocks[0].pages_by_kind(), [3, 0, 0, 0, 0]);
+    assert_eq!(decoded.blocks[0].pages_by_kind(), [3, 0, 0, 0, 0, 0]);
     assert_eq!(stream, small_cases()[1].stream, "and the builder writes the same");
 }
 
@@ -89,9 +89,9 @@ fn the_view_shows_what_is_inside() {
     assert_eq!(decoded.header.segments[1].address, None);
     assert_eq!(decoded.header.segments[1].first, 16);
     let blocks = &decoded.blocks;
-    assert_eq!(blocks[0].pages_by_kind(), [1, 0, 1, 3, 3]);
-    assert_eq!(blocks[0].runs_by_kind(), [1, 0, 1, 2, 1]);
-    assert_eq!(blocks[1].pages_by_kind(), [0, 1, 3, 0, 4]);
+    assert_eq!(blocks[0].pages_by_kind(), [1, 0, 1, 3, 3, 0]);
+    assert_eq!(blocks[0].runs_by_kind(), [1, 0, 1, 2, 1, 0]);
+    assert_eq!(blocks[1].pages_by_kind(), [0, 1, 3, 0, 4, 0]);
     assert_eq!(blocks[1].matches.iter().map(Vec::len).collect::<Vec<_>>(), [3, 0, 1, 2]);
     assert_eq!(blocks[1].classes, [1, 2, 1, 1]);
     let groups: Vec<(u8, u64)> = blocks[1].groups.iter().map(|group| (group.class, group.pages)).collect();
