@@ -1,5 +1,7 @@
 //! Small guests: real pages of every kind side by side, and the edges of what a guest can be.
 
+pub mod linux;
+
 use std::collections::{HashMap, HashSet};
 
 use mig_engine::Effort;

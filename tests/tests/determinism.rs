@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mig_engine::{CpuWorker, DecodeError, Effort, Level, MemoryImage, ScanWorker};
+use mig_engine::inspect::StreamInfo;
+use mig_engine::{CpuWorker, DecodeError, Effort, Level, MemoryImage, ScanWorker, Settled};
 use mig_simd::{PAGE_SIZE, PageRecord};
 use mig_tests::engine::{self, References, open_image, pack_image, packer};
+use mig_tests::guests::linux;
 use mig_tests::{guests, sample};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -54,6 +56,27 @@ fn threads_do_not_show() {
         let truth = packed(1);
         for threads in [2, 3, 7, 2] {
             assert_eq!(first_difference(&truth, &packed(threads)), None, "{effort}, {threads} threads");
+        }
+    }
+}
+
+/// A guest whose pages come in its own order, in more than one block.
+#[test]
+fn neither_shows_in_the_order_of_a_guest() {
+    let linux = linux::guest(linux::Size::LARGE);
+    let image = open_image(&linux.memory);
+    for older in [None, Some(&linux.older[..])] {
+        let references = References::of(Some(&linux.disk), older);
+        let packed = |threads, level| {
+            let packer = packer(Effort::Fast, false, &references).threads(threads).level(level);
+            pack_image(&image, &packer).0
+        };
+        let truth = packed(1, Level::Scalar);
+        let info = StreamInfo::read(truth.as_slice()).unwrap();
+        assert!(info.blocks.pages[Settled::Later.kind()] > 8192, "{:?}", info.blocks.pages);
+        for (threads, level) in [(3, Level::Scalar), (2, Level::best()), (5, Level::best())] {
+            let other = packed(threads, level);
+            assert_eq!(first_difference(&truth, &other), None, "{threads} threads, {level}");
         }
     }
 }
