@@ -10,7 +10,7 @@ use mig_engine::Effort;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::engine::{self, References};
-use crate::guests::{self, Guest};
+use crate::guests::{self, Guest, linux};
 use crate::hostile::{AtHand, Hostile};
 use crate::images;
 use crate::reference::PAGE;
@@ -51,6 +51,7 @@ pub fn recipes() -> (Vec<Recipe>, [Vec<u8>; 2]) {
         }
         image
     };
+    let linux = linux::guest(linux::Size { pages: 1024, heap: 2 }).memory;
     let (both, none) = ([true, true], [false, false]);
     let recipe = |name, effort, random_access, uses, image: &[u8], shows| Recipe {
         name,
@@ -64,7 +65,14 @@ pub fn recipes() -> (Vec<Recipe>, [Vec<u8>; 2]) {
     let recipes = vec![
         recipe("store", store, false, both, &memory, "all kinds of pages; literals as they are"),
         recipe("fast", fast, false, both, &memory, "long matches in the guest and in the older image; zstd"),
-        recipe("balanced", balanced, false, both, &memory, "the same with shorter matches"),
+        recipe(
+            "balanced",
+            balanced,
+            false,
+            both,
+            &memory,
+            "the same with shorter matches; a page like another",
+        ),
         recipe("store-random-access", store, true, both, &memory, "checks beside stored literals"),
         recipe("fast-random-access", fast, true, both, &memory, "checks, and groups that stand alone"),
         recipe("balanced-random-access", balanced, true, both, &memory, "the same at another effort"),
@@ -91,6 +99,15 @@ pub fn recipes() -> (Vec<Recipe>, [Vec<u8>; 2]) {
         ),
         recipe("one-page", balanced, false, none, &part(7, 1), "the smallest guest"),
         recipe("zero", fast, false, none, &vec![0; 3000 * PAGE], "nothing but zero pages"),
+        recipe(
+            "guest",
+            balanced,
+            false,
+            none,
+            &linux,
+            "a guest made by hand: pages left for later, a list of them, addresses; no index",
+        ),
+        recipe("guest-random-access", fast, true, none, &linux, "its addresses, in blocks that stand alone"),
         recipe(
             "blocks",
             fast,

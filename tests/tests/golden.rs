@@ -44,10 +44,19 @@ fn good_files_give_the_images_that_they_were_made_from() {
     let listed = listed();
     let names = golden::names(&golden::folder().join("good"), ".mig");
     assert!(names.iter().eq(listed.keys()), "{names:?} are there, README.md lists others");
+    // What else there must be some of: lists, pages left for later, addresses, bases, long matches.
+    let mut seen = [0; 5];
     for (name, line) in listed {
         let (stream, references) = (good(&format!("{name}.mig")), references(line.uses));
         let slow = reference::decode(&stream, &references.bytes()).unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(golden::hash(&slow.file), line.hash, "{name}: slow decoder");
+        for block in &slow.blocks {
+            let placed = [block.addresses.iter().flatten().count(), block.bases.iter().flatten().count()];
+            let later = (block.pages - block.brings) as usize;
+            let found =
+                [usize::from(block.is_list), later, placed[0], placed[1], block.matches.concat().len()];
+            seen.iter_mut().zip(found).for_each(|(sum, found)| *sum += found);
+        }
         let result = compare::whole(&stream, &references, &slow.file);
         assert!(result.is_ok(), "{name}: {}", result.unwrap_err());
         if slow.header.independent {
@@ -59,6 +68,7 @@ fn good_files_give_the_images_that_they_were_made_from() {
             compare::single_pages(&stream, &references, &pages, 19).unwrap_or_else(|e| panic!("{name}: {e}"));
         }
     }
+    assert!(seen.iter().all(|&count| count > 0), "{seen:?}");
 }
 
 /// The sibling: another image has another hash, and another reference gives no image at all.

@@ -381,7 +381,7 @@ impl Build {
         for frame in 0..self.size.pages {
             let page = self.memory.page_mut(frame);
             match self.frames[frame as usize].map(|frame| frame.class) {
-                None if frame % 29 == 0 => contents::pointers(page, &mut self.random, HEAP + frame * 4096),
+                None if frame % 61 == 0 => contents::pointers(page, &mut self.random, HEAP + frame * 4096),
                 Some(GuestClass::Anonymous) if frame % 3 != 0 => {
                     let mut earlier = *page;
                     contents::touch(&mut earlier, &mut self.random, 1 + frame % 7 * 4);

@@ -78,7 +78,7 @@ pub(super) fn all() -> Vec<Hostile> {
         with("page-count", "segment pages: 1099511627777 is more than the 1099511627776 allowed", &|h| {
             h.segments = segments(&[(0, (1 << 40) + 1, 0)])
         }),
-        with("reference-kind", "reference kind: unknown", &|h| h.references[0].0 = 2),
+        with("reference-kind", "reference kind: unknown", &|h| h.references[0].0 = 3),
         with(
             "reference-too-long",
             "reference length: 1099511627777 is more than the 1099511627776 allowed",

@@ -20,11 +20,11 @@ pub(super) fn image(memory: &mut Memory, random: &mut Random, first: u64, frames
     (first..first + frames).for_each(|frame| code(memory.page_mut(frame), random));
 }
 
-/// Bytes of which some are much more frequent than others.
+/// Words of which some are much more frequent than others, as instructions are.
 fn code(page: &mut Page, random: &mut Random) {
-    for byte in page.iter_mut() {
+    for word in page.chunks_exact_mut(8) {
         let bits = random.below(9) as u32;
-        *byte = random.bits(bits) as u8;
+        word.copy_from_slice(&(random.bits(bits) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
     }
 }
 
@@ -45,7 +45,7 @@ pub(super) fn pointers(page: &mut Page, random: &mut Random, address: u64) {
         let own = address + object * 64;
         let near = own - own % 2048 + random.below(32) * 64;
         let far = (address & !0xf_ffff) + random.below(1 << 14) * 64;
-        let words = [near, near ^ 64, far, random.below(9), random.word() >> 32, 0, 0, 0];
+        let words = [near, near ^ 64, far, random.below(9), random.word() >> 52, 0, 0, 0];
         for (number, word) in words.into_iter().enumerate() {
             page[object as usize * 64 + number * 8..][..8].copy_from_slice(&word.to_le_bytes());
         }

@@ -127,7 +127,7 @@ fn headers() {
         ("does not fit", &|h| h.segments[0].2 = u64::MAX - 4 * 4096 + 2),
         ("is below", &|h| h.segments = vec![(0, 2, 0x1001), (8192, 2, 0x2001)]),
         ("is below", &|h| h.segments = vec![(0, 2, 0x4001), (8192, 2, 0x2001)]),
-        ("kind", &|h| h.references[0].0 = 2),
+        ("kind", &|h| h.references[0].0 = 3),
         ("blocks", &|h| h.references[0].2 = (1 << 40) + 1),
         ("name_len", &|h| h.references[0].3 = "x".repeat(4097)),
         ("references", &|h| h.references = vec![(0, [0; 16], 0, String::new()); 65]),
