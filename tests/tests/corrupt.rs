@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 
 use mig_engine::{DecodeError, DecodeLimits, Effort, Reader, Reference, Unpacker};
 use mig_tests::engine::{self, References, pack};
+use mig_tests::guests::linux;
 use mig_tests::handmade::{cases, reseal};
 use mig_tests::reference::{self, BlockView, Decoded, FrameType, PAGE, Rules, What};
 use mig_tests::{compare, guests, sample, spread};
@@ -69,6 +70,16 @@ fn three_blocks() -> Case {
     Case::new("three blocks".into(), stream, references, file)
 }
 
+/// A guest whose pages come in its own order: a block that leaves some for later, and a list that brings them.
+fn ordered_guest() -> Case {
+    let linux = linux::guest(linux::Size { pages: 1024, heap: 6 });
+    let references = References::of(Some(&linux.disk), Some(&linux.older));
+    let stream = pack(&linux.memory, Effort::Balanced, false, &references);
+    let case = Case::new("ordered guest".into(), stream, references, linux.memory);
+    assert_eq!(case.slow.blocks.iter().map(|block| block.is_list).collect::<Vec<_>>(), [false, true]);
+    case
+}
+
 /// Whether all of it decodes, to the right file.
 fn accepts(case: &Case, stream: &[u8], references: &[Option<Reference>]) -> bool {
     let (result, store) = engine::unpack(stream, references);
@@ -93,6 +104,27 @@ fn every_flipped_bit_is_noticed() {
         );
         assert!(unnoticed.is_empty(), "bits or bytes {unnoticed:?} of {}", case.name);
     }
+}
+
+/// One bit of each byte, by both decoders.
+#[test]
+fn flipped_bits_of_an_ordered_guest_are_noticed() {
+    let case = ordered_guest();
+    let (references, bytes) = (case.references.at_hand(), case.references.bytes());
+    assert!(accepts(&case, &case.stream, &references));
+    let unnoticed = spread::those(
+        case.stream.len(),
+        || case.stream.clone(),
+        |stream, byte| {
+            stream[byte] ^= 1 << (byte % 8);
+            let slowly =
+                byte % 8 == 3 && reference::decode(stream, &bytes).is_ok_and(|decoded| decoded.complete);
+            let taken = engine::unpack(stream, &references).0.is_ok();
+            stream[byte] ^= 1 << (byte % 8);
+            taken || slowly
+        },
+    );
+    assert!(unnoticed.is_empty(), "bits or bytes {unnoticed:?}");
 }
 
 /// The slow decoder on one bit of each byte: it refuses what the engine refuses.
@@ -175,11 +207,11 @@ fn block_ends(case: &Case) -> Vec<(u64, Vec<u64>)> {
 
 #[test]
 fn every_cut_is_an_error_and_keeps_what_was_whole() {
-    for case in small().into_iter().chain(by_hand()) {
+    for case in small().into_iter().chain(by_hand()).chain([ordered_guest()]) {
         let (references, ends) = (case.references.at_hand(), block_ends(&case));
-        // Of the longest, only every so many within a page's literals.
+        // Of the longest and the largest, only every so many within a page's literals.
         let len = case.stream.len();
-        let step = if len < 8000 { 1 } else { 61 };
+        let step = if len < 8000 && case.pages.len() < 100 * PAGE { 1 } else { 61 };
         let near = |at: usize| case.slow.frames.iter().any(|frame| at.abs_diff(frame.offset as usize) < 120);
         spread::those(
             len,
@@ -240,8 +272,7 @@ fn joined(frames: &[Vec<u8>], renumber: bool) -> Vec<u8> {
 
 #[test]
 fn frames_dropped_repeated_or_swapped_are_noticed() {
-    let three = three_blocks();
-    for case in small().into_iter().chain(by_hand()).chain([three]) {
+    for case in small().into_iter().chain(by_hand()).chain([three_blocks(), ordered_guest()]) {
         let (references, bytes) = (case.references.at_hand(), case.references.bytes());
         let frames = frames(&case);
         let check = |what: &str, changed: &[Vec<u8>]| {
