@@ -10,6 +10,8 @@ use crate::source::PageSource;
 
 /// Where x86-64 kernels are linked to run: symbols are this far above the image's physical address less `phys_base`.
 pub(crate) const X86_IMAGE_BASE: u64 = 0xffff_ffff_8000_0000;
+/// Notes that are tried: a kernel has one or two, and what a guest has besides must not cost a look at each.
+const MAX_NOTES: usize = 64;
 /// `struct new_utsname` is six strings of this many bytes; the third is the release.
 const UTS_FIELD: u64 = 65;
 
@@ -23,7 +25,7 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel whose note starts in one of these pages, and where memory lies: as `known`, or else as one of the
+    /// The kernel whose note starts in one of the first of these pages, and where memory lies: as `known`, or else as one of the
     /// guesses for so many pages.
     pub(crate) fn find<S: PageSource + ?Sized>(
         source: &S,
@@ -33,7 +35,8 @@ impl Kernel {
         // A raw file claims to be memory from address 0 on; whoever wrote it may have left out the hole below 4 GiB.
         for frames in known.into_iter().chain(FrameMap::guesses(source.page_count())) {
             let memory = Physical { source, frames: &frames };
-            let found = notes.iter().find_map(|&page| Self::at(memory, frames.frame_of(page)?));
+            let found =
+                notes.iter().take(MAX_NOTES).find_map(|&page| Self::at(memory, frames.frame_of(page)?));
             if let Some(kernel) = found {
                 return Some((kernel, frames));
             }

@@ -4,6 +4,8 @@
 //! half of each is walked; the first mapping of a page counts. What a process is called is told by its stack, which
 //! starts with the path of its program, whatever the kernel's version.
 
+use std::collections::HashMap;
+
 use super::kernel::{Kernel, X86_IMAGE_BASE};
 use super::physical::{Physical, word_at};
 use super::tables::{Encoding, Mapping, Visits};
@@ -41,12 +43,15 @@ fn place_kernel_pages<S: PageSource + ?Sized>(kernel: &Kernel, memory: Physical<
     let pages = memory.source.page_count();
     // The direct map is what maps most memory at one distance.
     let mut distances: Vec<(u64, u64)> = Vec::new();
+    let mut known: HashMap<u64, usize> = HashMap::new(); // a guest can have as many as are kept
     kernel.paging.walk(memory, kernel.root, half.clone(), &mut Visits::new(pages), |mapping, _| {
         let distance = mapping.virtual_page.wrapping_sub(mapping.frame);
-        let known = distances.iter().position(|&(known, _)| known == distance);
-        match known {
-            Some(place) => distances[place].1 += mapping.pages,
-            None if distances.len() < MAX_DISPLACEMENTS => distances.push((distance, mapping.pages)),
+        match known.get(&distance) {
+            Some(&place) => distances[place].1 += mapping.pages,
+            None if distances.len() < MAX_DISPLACEMENTS => {
+                known.insert(distance, distances.len());
+                distances.push((distance, mapping.pages));
+            }
             None => {}
         }
         true
