@@ -57,6 +57,11 @@ impl Note {
         Self { lines: self.lines.iter().map(line).collect() }
     }
 
+    /// The same without a line.
+    pub fn without(&self, key: &str) -> Self {
+        Self { lines: self.lines.iter().filter(|line| line.0 != key).cloned().collect() }
+    }
+
     /// The same with one line more.
     pub fn and(&self, key: &str, value: &str) -> Self {
         let mut note = self.clone();
@@ -71,14 +76,19 @@ impl Note {
 
     /// The page that the note starts, with as much of its text as there is room for.
     pub fn page(&self) -> Page {
-        let text = self.text();
         let mut page = [0; PAGE];
-        let head =
-            [&11_u32.to_le_bytes()[..], &(text.len() as u32).to_le_bytes(), &[0; 4], b"VMCOREINFO\0\0"]
-                .concat();
-        let bytes = [&head, text.as_bytes()].concat();
+        let bytes = self.bytes();
         let len = bytes.len().min(PAGE);
         page[..len].copy_from_slice(&bytes[..len]);
         page
+    }
+
+    /// The whole note.
+    pub fn bytes(&self) -> Vec<u8> {
+        let text = self.text();
+        let head =
+            [&11_u32.to_le_bytes()[..], &(text.len() as u32).to_le_bytes(), &[0; 4], b"VMCOREINFO\0\0"]
+                .concat();
+        [&head, text.as_bytes()].concat()
     }
 }
