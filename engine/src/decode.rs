@@ -15,7 +15,7 @@ use mig_simd::{Level, PageRecord, page_scan};
 use rayon::prelude::*;
 
 use crate::columns::{self, Addressing, Run, Settled};
-use crate::encode::digest;
+use crate::encode::{before_space, digest};
 use crate::error::DecodeError;
 use crate::format::block::{Block, Codec, Group};
 use crate::format::{Frame, FrameType, Header, ReferenceKind};
@@ -315,11 +315,13 @@ impl<'a> BlockDecoder<'a> {
         words: &mut Page,
         store: &impl PageStore,
     ) -> Result<(), DecodeError> {
-        if let Some(index) = usize::from(base.space).checked_sub(1) {
+        // No page of this block is stored before all its bases are read.
+        let is_before = base.space == before_space(self.addressing.len());
+        if let Some(index) = usize::from(base.space).checked_sub(1).filter(|_| !is_before) {
             return reference_words(self.header, self.references, index, base.address, words);
         }
         for (page, at, part) in page_parts(base.address, words) {
-            if block.block.pages.ordinal_of(page).is_some() {
+            if !is_before && block.block.pages.ordinal_of(page).is_some() {
                 return Err(invalid("bases", "one is a page of its own block"));
             }
             let read = store.read(page, at, part);

@@ -15,7 +15,6 @@ use crate::options::Effort;
 use crate::page::PageSet;
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
-use crate::residual::Recipe;
 use crate::worker::{CpuWorker, ScanWorker};
 use mig_simd::Level;
 
@@ -47,7 +46,7 @@ pub fn classify(
     mut each: impl FnMut(&[PageKind]),
 ) -> Result<BlockStats, EncodeError> {
     let worker: &dyn ScanWorker = &CpuWorker { level };
-    let encoder = BlockEncoder::with_recipe(image, references, worker, level, Recipe::CLASSES, false)?;
+    let encoder = BlockEncoder::for_classes(image, references, worker, level)?;
     let total_pages = image.page_count();
     let mut history = History::new(total_pages, Effort::Store, false);
     let mut stats = BlockStats::default();
@@ -90,7 +89,7 @@ pub struct StreamInfo {
     pub blocks: BlockStats,
     /// Number of blocks.
     pub block_count: u64,
-    /// Bytes of opaque frames.
+    /// Bytes of opaque frames and of pieces.
     pub opaque_bytes: u64,
     /// Bytes of all frames.
     pub stream_bytes: u64,
@@ -126,7 +125,7 @@ impl StreamInfo {
         while let Some(frame) = frames.read_frame()? {
             info.stream_bytes += frame.frame_len();
             match frame.kind {
-                FrameType::Opaque => info.opaque_bytes += frame.frame_len(),
+                FrameType::Opaque | FrameType::Piece => info.opaque_bytes += frame.frame_len(),
                 FrameType::End => info.complete = true,
                 FrameType::Block => info.add_block(&frame.meta, frame.data.len() as u64, &addressing)?,
                 FrameType::Header | FrameType::Index => {}

@@ -28,6 +28,7 @@ mod hold;
 pub mod image;
 pub mod inspect;
 mod kernel;
+pub mod live;
 mod locate;
 mod longmatch;
 pub mod map;
@@ -38,6 +39,7 @@ mod page;
 mod pending;
 mod pipeline;
 mod progress;
+pub mod qemu;
 mod reader;
 pub mod reference;
 mod refs;
@@ -52,7 +54,9 @@ pub use ahead::{AheadStats, ChunkScan, Claim, ScanAhead, Share, Task};
 pub use class::Class;
 pub use columns::{Run as SettledRun, Settled};
 pub use decode::{BlockDecoder, PageStore, ParsedBlock};
-pub use encode::{BlockEncoder, BlockStats, CodedBlock, History, Leftover, Scanned, SettledBlock};
+pub use encode::{
+    BlockEncoder, BlockStats, CodedBlock, History, How, Leftover, Reach, Scanned, SettledBlock,
+};
 pub use error::{DecodeError, EncodeError};
 pub use format::{
     Frame, FrameRead, FrameReader, FrameType, FrameWrite, Header, ReferenceKind, ReferenceNeed, VERSION,

@@ -113,21 +113,20 @@ pub(crate) fn read_placements(
     }
     if !block.bases.is_empty() {
         let step = PAGE_WORDS as i64;
-        let spaces = header.references.len() + 1;
+        // The guest's own pages, the references, the guest's memory before the block.
+        let spaces = header.references.len() + 2;
         for (residual, place) in
             residual.iter_mut().zip(decode_placements(&block.bases, pages, spaces, step)?)
         {
             let Some((space, address)) = place else { continue };
-            if space == 0 && header.random_access {
+            let reference = usize::from(space).checked_sub(1).and_then(|index| header.references.get(index));
+            if reference.is_none() && header.random_access {
                 return Err(invalid(
                     "bases",
                     "one is a page of the guest, though the header says that none are",
                 ));
             }
-            let length = match usize::from(space).checked_sub(1) {
-                None => header.layout.page_count(),
-                Some(index) => header.references[index].blocks,
-            };
+            let length = reference.map_or(header.layout.page_count(), |need| need.blocks);
             let address = u64::try_from(address).ok();
             let address = address.filter(|address| address.div_ceil(PAGE_WORDS as u64) < length);
             let address = address.ok_or(invalid("bases", "one lies beyond its memory"))?;

@@ -79,6 +79,11 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
+    /// The page of the guest's own that it names, if it is one.
+    pub(crate) fn guest_page(&self) -> Option<u64> {
+        (self.space == 0).then_some(self.address / PAGE_WORDS as u64)
+    }
+
     /// The space and the word address of what would be the whole page, if it matched at this distance; `None` for one that
     /// starts before its space does.
     pub(crate) fn page_start(&self) -> Option<(u8, i64)> {

@@ -380,24 +380,13 @@ impl<'a> Packer<'a> {
         if !used && !self.drops_free {
             return Ok((None, None));
         }
-        let disks = match used && self.techniques.has(Technique::Kernel) {
-            true => Reference::disks(&self.references),
-            false => Vec::new(),
-        };
-        let read = || {
-            let notes = find_notes(source);
-            if self.cancel.is_cancelled() {
-                return Err(EncodeError::Cancelled);
-            }
-            Ok(Guest::read(source, Some(layout), &notes))
-        };
-        let (kernels, guest) = rayon::join(|| Kernels::list(&disks, self.kernels.as_ref()), read);
-        let guest = guest?;
+        let kernels = used && self.techniques.has(Technique::Kernel);
+        let references = if kernels { &self.references[..] } else { &[] };
+        let (guest, kernel) = read_guest(source, layout, references, self.kernels.as_ref(), &self.cancel)?;
         if self.drops_free {
             guest.as_ref().ok_or(FreePagesError::Unknown)?.may_drop_free_pages(source)?;
         }
-        let kernel = guest.as_ref().and_then(|guest| kernels.of_guest(guest));
-        Ok((guest, kernel.map(Reference::kernel)))
+        Ok((guest, kernel))
     }
 
     /// Takes sets of pages through the encoder's three steps and writes their blocks.
@@ -433,27 +422,18 @@ impl<'a> Packer<'a> {
         opaque: &Opaque<'_, '_>,
         stream: &mut StreamWriter<impl FrameWrite>,
     ) -> Result<(), EncodeError> {
-        for range in layout.opaque_ranges() {
-            let mut at = range.start;
-            while at < range.end {
-                if self.cancel.is_cancelled() {
-                    return Err(EncodeError::Cancelled);
-                }
-                let end = range.end.min(at + limits::OPAQUE);
-                let bytes = opaque(at..end).unwrap_or_default();
-                // Zeros need no frame: what nobody writes reads as zero.
-                if bytes.iter().any(|&byte| byte != 0) {
-                    stream.write_opaque(at, bytes)?;
-                }
-                at = end;
+        for (at, bytes) in opaque_parts(layout, opaque) {
+            if self.cancel.is_cancelled() {
+                return Err(EncodeError::Cancelled);
             }
+            stream.write_opaque(at, bytes)?;
         }
         Ok(())
     }
 }
 
 /// Bytes of an image's file that belong to no page.
-type Opaque<'o, 's> = dyn Fn(Range<u64>) -> Option<&'s [u8]> + Sync + 'o;
+pub(crate) type Opaque<'o, 's> = dyn Fn(Range<u64>) -> Option<&'s [u8]> + Sync + 'o;
 
 /// What is packed, and with what.
 struct Job<'a, 's, S: ?Sized> {
@@ -481,6 +461,29 @@ impl Drop for Closing<'_> {
     fn drop(&mut self) {
         self.0.close();
     }
+}
+
+/// Reads the guest whose memory this is, if it is a Linux guest that says what it is, and makes its kernel's image, if one of
+/// the references has that. Runs on the current rayon pool.
+pub(crate) fn read_guest<S: PageSource + ?Sized>(
+    source: &S,
+    layout: &ImageLayout,
+    references: &[Reference],
+    cache: Option<&KernelCache>,
+    cancel: &Cancel,
+) -> Result<(Option<Guest>, Option<Reference>), EncodeError> {
+    let disks = Reference::disks(references);
+    let read = || {
+        let notes = find_notes(source);
+        if cancel.is_cancelled() {
+            return Err(EncodeError::Cancelled);
+        }
+        Ok(Guest::read(source, Some(layout), &notes))
+    };
+    let (kernels, guest) = rayon::join(|| Kernels::list(&disks, cache), read);
+    let guest = guest?;
+    let kernel = guest.as_ref().and_then(|guest| kernels.of_guest(guest));
+    Ok((guest, kernel.map(Reference::kernel)))
 }
 
 /// Writes a stream's frames and keeps count.
@@ -532,15 +535,7 @@ impl<W: FrameWrite> StreamWriter<W> {
     }
 
     fn write_opaque(&mut self, file_offset: u64, bytes: &[u8]) -> Result<(), EncodeError> {
-        let (mut piece, mut coded) = compress_list(bytes)?;
-        if coded.len() >= bytes.len() {
-            (piece, coded) = (Piece::raw(bytes.len()), bytes.to_vec());
-        }
-        let mut meta = Vec::new();
-        put_varint(&mut meta, file_offset);
-        meta.extend_from_slice(&xxh3_64(bytes).to_le_bytes());
-        piece.write(&mut meta);
-        let head = frame::encode(FrameType::Opaque, self.sequence, &meta, coded.len() as u32);
+        let (head, coded) = opaque_frame(self.sequence, file_offset, bytes)?;
         self.summary.opaque_bytes += bytes.len() as u64;
         self.summary.opaque_coded += (head.len() + coded.len()) as u64;
         self.write(FrameType::Opaque, &head, std::iter::once(coded.as_slice()))
@@ -580,4 +575,46 @@ impl<W: FrameWrite> StreamWriter<W> {
         self.out.finish().map_err(EncodeError::Write)?;
         Ok(PackSummary { pages: self.pages, stream_bytes: self.offset, ..self.summary })
     }
+}
+
+/// An opaque frame's head and data.
+pub(crate) fn opaque_frame(
+    sequence: u64,
+    file_offset: u64,
+    bytes: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), EncodeError> {
+    let mut meta = Vec::new();
+    put_varint(&mut meta, file_offset);
+    plain_frame(FrameType::Opaque, sequence, meta, bytes)
+}
+
+/// A frame that holds bytes as they are, whose meta part goes on with their checksum and their piece.
+pub(crate) fn plain_frame(
+    kind: FrameType,
+    sequence: u64,
+    mut meta: Vec<u8>,
+    bytes: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), EncodeError> {
+    let (mut piece, mut coded) = compress_list(bytes)?;
+    if coded.len() >= bytes.len() {
+        (piece, coded) = (Piece::raw(bytes.len()), bytes.to_vec());
+    }
+    meta.extend_from_slice(&xxh3_64(bytes).to_le_bytes());
+    piece.write(&mut meta);
+    Ok((frame::encode(kind, sequence, &meta, coded.len() as u32), coded))
+}
+
+/// Gives the parts of an image that no page holds, in pieces that a frame takes; zeros are left out, as what nobody
+/// writes reads as zero.
+pub(crate) fn opaque_parts<'l, 's: 'l>(
+    layout: &'l ImageLayout,
+    opaque: &'l Opaque<'_, 's>,
+) -> impl Iterator<Item = (u64, &'s [u8])> + 'l {
+    let steps = |range: &Range<u64>| {
+        let end = range.end;
+        range.clone().step_by(limits::OPAQUE as usize).map(move |at| (at, end.min(at + limits::OPAQUE)))
+    };
+    let bytes = |(at, end)| (at, opaque(at..end).unwrap_or_default());
+    let parts = layout.opaque_ranges().iter().flat_map(steps).map(bytes);
+    parts.filter(|(_, bytes)| bytes.iter().any(|&byte| byte != 0))
 }

@@ -230,6 +230,7 @@ impl Reader {
         let base = match residual.base {
             Some(base) => {
                 let index = usize::from(base.space).checked_sub(1);
+                let index = index.filter(|&index| index < self.header.references.len());
                 let index = index.ok_or(invalid("bases", "one is a page of the guest"))?;
                 reference_words(&self.header, references, index, base.address, &mut words)?;
                 Some(&words)

@@ -28,6 +28,20 @@ pub trait PageSource: Sync {
         }
     }
 
+    /// A page that is not in the block being coded, as the stream's blocks before that one left it; `first` is the first
+    /// page of the block. `None` where this end does not know, or it is zero.
+    ///
+    /// Only differs from [`page`](Self::page) where pages are sent again.
+    fn earlier<'p>(&'p self, page: u64, _first: u64, _scratch: &'p mut Page) -> Option<&'p Page> {
+        self.page(page)
+    }
+
+    /// A page that is in the block being coded, as the stream's blocks before that one left it. `None` where it was not
+    /// sent before, or this end does not know.
+    fn version_before<'p>(&'p self, _page: u64, _scratch: &'p mut Page) -> Option<&'p Page> {
+        None
+    }
+
     /// Tells that these pages will be read soon, and asks whether they can be.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::format::frame::{Frame, FrameRead, FrameReader, FrameType};
 use crate::format::index::{End, IndexEntry, read_index};
 use crate::format::wire::Input;
 use crate::format::{Header, limits};
-use crate::image::{ImageLayout, ImageWriter, WriteAs};
+use crate::image::{ImageFormat, ImageLayout, ImageWriter, WriteAs};
 use crate::pack::default_threads;
 use crate::page::PAGE_SIZE;
 use crate::pending::Pending;
@@ -128,6 +128,11 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
         &self.header
     }
 
+    /// The header and the frames behind it, for streams that are no images: see [`crate::qemu::unpack`].
+    pub fn into_parts(self) -> (Header, F) {
+        (self.header, self.frames)
+    }
+
     /// Sets the number of threads, at least 1.
     pub fn threads(mut self, threads: usize) -> Self {
         self.threads = threads.max(1);
@@ -176,6 +181,11 @@ impl<'a, F: FrameRead> Unpacker<'a, F> {
         store: &(impl PageStore + OpaqueStore),
     ) -> Result<UnpackSummary, UnpackError> {
         let Unpacker { mut frames, header, level, progress, cancel, first_bytes, .. } = self;
+        if header.layout.format() == ImageFormat::Qemu {
+            let why = "a QEMU stream is rebuilt in another way than an image";
+            let source = DecodeError::Invalid { field: "image format", why };
+            return Err(UnpackError { done: UnpackSummary::default(), source });
+        }
         let decoder = BlockDecoder::new(&header, references, level);
         let total_pages = header.layout.page_count();
         let mut done = UnpackSummary { stream_bytes: first_bytes, ..UnpackSummary::default() };
@@ -253,7 +263,13 @@ impl Parsed {
                 return Err(DecodeError::Invalid { field: "stream", why: "a second header" });
             }
             FrameType::Block => Parsed::Block(Box::new(decoder.parse(frame)?)),
-            FrameType::Opaque => read_opaque(&frame)?,
+            FrameType::Opaque => {
+                let (offset, bytes) = read_opaque(&frame)?;
+                Parsed::Opaque(offset, bytes)
+            }
+            FrameType::Piece => {
+                return Err(DecodeError::Invalid { field: "stream", why: "a piece, in a file of memory" });
+            }
             FrameType::Index => Parsed::Index(read_index(&frame.meta, page_count, u64::MAX)?),
             FrameType::End => Parsed::End(End::read(&frame.meta)?),
         })
@@ -261,7 +277,7 @@ impl Parsed {
 }
 
 /// Reads an opaque frame: bytes of the image's file that belong to no page.
-fn read_opaque(frame: &Frame) -> Result<Parsed, DecodeError> {
+pub(crate) fn read_opaque(frame: &Frame) -> Result<(u64, Vec<u8>), DecodeError> {
     let field = "opaque bytes";
     let mut input = Input::new(&frame.meta);
     let offset = input.varint(field)?;
@@ -275,11 +291,11 @@ fn read_opaque(frame: &Frame) -> Result<Parsed, DecodeError> {
     if xxh3_64(&bytes) != checksum {
         return Err(DecodeError::Checksum { field });
     }
-    Ok(Parsed::Opaque(offset, bytes))
+    Ok((offset, bytes))
 }
 
 /// Opaque bytes lie in one gap between segments: a store must not be asked to change pages by them.
-fn check_opaque(layout: &ImageLayout, offset: u64, len: u64) -> Result<(), DecodeError> {
+pub(crate) fn check_opaque(layout: &ImageLayout, offset: u64, len: u64) -> Result<(), DecodeError> {
     let ranges = layout.opaque_ranges();
     let inside = offset.checked_add(len).is_some_and(|end| {
         let range = ranges.get(ranges.partition_point(|range| range.end < end));

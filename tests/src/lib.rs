@@ -17,6 +17,7 @@ pub mod guests;
 pub mod handmade;
 pub mod hostile;
 pub mod images;
+pub mod qemu;
 pub mod reference;
 pub mod sample;
 pub mod spread;

@@ -18,6 +18,7 @@ mod places;
 mod random;
 mod range;
 mod residual;
+mod script;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -59,6 +60,10 @@ pub enum Rules {
 pub struct Decoded {
     /// The image's file, bit for bit; bytes that nothing gave are 0. Empty if the header could not be read.
     pub file: Vec<u8>,
+    /// The contents of all pieces, one after the other.
+    pub pieces: Vec<u8>,
+    /// The QEMU stream that the pieces write, of a session of format 4.
+    pub qemu: Vec<u8>,
     /// Pages that all verified blocks bring; a page that comes in two blocks counts twice.
     pub pages: u64,
     /// Where the blocks that each start where the one before ends have got to. All pages of a file stream below that
@@ -81,6 +86,8 @@ impl fmt::Debug for Decoded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Decoded")
             .field("file_len", &self.file.len())
+            .field("pieces_len", &self.pieces.len())
+            .field("qemu_len", &self.qemu.len())
             .field("pages", &self.pages)
             .field("reached", &self.reached)
             .field("out_of_order", &self.out_of_order)

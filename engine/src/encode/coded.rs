@@ -109,4 +109,14 @@ impl<'a> CodedBlock<'a> {
     pub fn stats(&self) -> &BlockStats {
         &self.stats
     }
+
+    /// The same with nothing borrowed: pages that are sent as they are get copied.
+    pub fn into_owned(self) -> CodedBlock<'static> {
+        let CodedBlock { meta, parts, pages, digest, stats } = self;
+        let own = |part| match part {
+            Part::Owned(bytes) => Part::Owned(bytes),
+            Part::Source(bytes) => Part::Owned(bytes.to_vec()),
+        };
+        CodedBlock { meta, parts: parts.into_iter().map(own).collect(), pages, digest, stats }
+    }
 }

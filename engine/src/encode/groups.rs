@@ -28,7 +28,8 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         let groups: Vec<(Class, &[usize])> = Class::ALL
             .into_iter()
             .flat_map(|class| {
-                let chunks = members[class as usize].chunks(self.recipe.group_pages as usize);
+                let group_pages = self.kit(block.how.effort).recipe.group_pages;
+                let chunks = members[class as usize].chunks(group_pages as usize);
                 chunks.map(move |pages| (class, pages))
             })
             .collect();
@@ -49,13 +50,14 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         class: Class,
         pages: &[usize],
     ) -> Result<(Piece, Vec<Part<'a>>), EncodeError> {
-        if class != Class::Incompressible && self.recipe.compresses() {
-            let mut coder = self.coders.take()?;
+        let kit = self.kit(block.how.effort);
+        if class != Class::Incompressible && kit.recipe.compresses() {
+            let mut coder = kit.coders.take()?;
             coder.reserve(pages.len());
             let (mut words, mut scratch) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
             for &index in pages {
                 let base = match bases[index] {
-                    Some(base) => self.base_words(base, &mut words, &mut scratch)?,
+                    Some(base) => self.base_words(block, base, &mut words, &mut scratch)?,
                     None => None,
                 };
                 let address = addresses[index].map(|(_, number)| (number << 12) as u64);
@@ -73,7 +75,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                     (Piece::raw(literals.len()), literals)
                 }
             };
-            self.coders.put(coder);
+            kit.coders.put(coder);
             return Ok((piece, vec![Part::Owned(coded)]));
         }
         // Stored pages are sent from where they lie; neighbours go together.

@@ -3,12 +3,12 @@
 use mig_simd::{Anchors, Level, anchors};
 use rayon::prelude::*;
 
-use super::{BlockEncoder, Residual, Scanned, SettledBlock};
+use super::{BlockEncoder, Reach, Residual, Scanned, SettledBlock};
 use crate::class::Class;
 use crate::columns::{Run, Settled};
 use crate::error::EncodeError;
 use crate::format::{ReferenceKind, limits};
-use crate::longmatch::Finder;
+use crate::longmatch::{Candidate, Finder};
 use crate::options::Effort;
 use crate::page::{PAGE_SIZE, PageSet};
 use crate::progress::Cancel;
@@ -60,6 +60,8 @@ pub struct History {
     dedup: Dedup,
     finder: Option<Finder>,
     left: Left,
+    /// Whether pages may come again, so that what is remembered of them may not hold any more.
+    rewrites: bool,
 }
 
 /// Pages that earlier blocks leave for later ones, in the order in which they were found.
@@ -96,7 +98,20 @@ impl History {
             dedup: Dedup::new(page_count),
             finder: search.map(|_| Finder::new(page_count)),
             left: Left::default(),
+            rewrites: false,
         }
+    }
+
+    /// Pages may come again from now on. What the source gives for [`earlier`](PageSource::earlier) pages must then be
+    /// what the destination has.
+    pub fn set_rewrites(&mut self) {
+        self.rewrites = true;
+    }
+
+    /// For one block that must not refer to any other.
+    pub(crate) fn of_nothing(block_pages: u64) -> Self {
+        let dedup = Dedup::new(block_pages);
+        History { dedup, finder: None, left: Left::default(), rewrites: false }
     }
 
     /// Samples the older memory images among the encoder's references, so that what they hold anywhere can be found
@@ -111,7 +126,9 @@ impl History {
         encoder: &BlockEncoder<'_, S>,
         cancel: &Cancel,
     ) -> Result<(), EncodeError> {
-        let (Some(finder), Some(search)) = (&mut self.finder, encoder.recipe.search) else { return Ok(()) };
+        let (Some(finder), Some(search)) = (&mut self.finder, encoder.kits[0].recipe.search) else {
+            return Ok(());
+        };
         for (index, reference) in encoder.references.iter().enumerate() {
             if reference.kind() != ReferenceKind::Memory {
                 continue;
@@ -150,8 +167,9 @@ impl History {
         encoder: &BlockEncoder<'_, S>,
         scanned: Scanned,
     ) -> Result<SettledBlock, EncodeError> {
-        let Scanned { pages, chunks, defers } = scanned;
+        let Scanned { pages, how, chunks, defers } = scanned;
         let mut block = SettledBlock {
+            how,
             runs: Vec::new(),
             residual: Vec::new(),
             candidates: Vec::new(),
@@ -237,22 +255,37 @@ impl History {
             anchors_start = anchors.end;
             let place = unsettled.ordinal as usize - first_ordinal;
             let number = block.pages.page_at(unsettled.ordinal.into());
-            let earlier = self.dedup.find_or_insert(chunk.fingerprints[place], number);
-            let same =
-                |&earlier: &u64| unsettled.twin == Twin::Equal(earlier) || encoder.equal(earlier, number);
-            if let Some(source) = earlier.filter(same) {
-                chunk.settled[place] = Settled::Duplicate { source };
-                continue;
+            let fingerprint = chunk.fingerprints[place];
+            if let Some(earlier) = self.dedup.find_or_insert(fingerprint, number) {
+                let usable = !self.rewrites || earlier != number && block.may_copy(earlier);
+                let compared = !self.rewrites && unsettled.twin == Twin::Equal(earlier);
+                if usable && (compared || encoder.equal(&block.pages, earlier, number)) {
+                    chunk.settled[place] = Settled::Duplicate { source: earlier };
+                    continue;
+                }
+                if self.rewrites {
+                    self.dedup.replace(fingerprint, number);
+                }
             }
             if let Some(finder) = &mut self.finder {
                 let (mut positions, mut hashes) = (&chunk.positions[anchors.clone()], &chunk.hashes[anchors]);
                 let sampled;
                 // It equals a page that comes later in the stream, or that a reference settled, and so was not sampled.
                 if matches!(unsettled.twin, Twin::Equal(_)) && unsettled.class != Class::Incompressible {
-                    sampled = encoder.anchors_of(number);
+                    sampled = encoder.anchors_of(number, block.how.effort);
                     (positions, hashes) = (sampled.positions(), sampled.hashes());
                 }
+                let known = block.candidates.len();
                 finder.probe(number, positions, hashes, &mut block.candidates);
+                if self.rewrites || block.how.reach != Reach::All {
+                    let found = block.candidates.split_off(known);
+                    let usable = |found: &Candidate| match found.guest_page() {
+                        Some(page) => !self.rewrites || block.may_copy(page),
+                        None => block.how.reach == Reach::All,
+                    };
+                    let found: Vec<Candidate> = found.into_iter().filter(usable).collect();
+                    block.candidates.extend(found);
+                }
             }
             block.residual.push(Residual {
                 page: number,

@@ -7,7 +7,7 @@
 use mig_simd::{Anchors, anchors, word_diff};
 use rayon::prelude::*;
 
-use super::{BlockEncoder, SettledBlock};
+use super::{BlockEncoder, Reach, SettledBlock, before_space};
 use crate::class::Class;
 use crate::columns::Placements;
 use crate::error::EncodeError;
@@ -15,7 +15,7 @@ use crate::format::ReferenceKind;
 use crate::longmatch::{Candidate, Match, Sources, count_ones, matches_of};
 use crate::matches::MatchLists;
 use crate::options::Technique;
-use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
+use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
 use crate::reference::SAMPLE_SPARSITY;
 use crate::refs::{Reference, page_parts};
 use crate::source::PageSource;
@@ -68,13 +68,14 @@ struct Scratch {
 impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
     pub(super) fn find_likeness(&self, block: &SettledBlock) -> Result<Likeness, EncodeError> {
         let count = block.residual.len();
-        if !self.recipe.compresses() {
+        if !self.kit(block.how.effort).recipe.compresses() {
             return Ok(Likeness { bases: vec![None; count], ..Likeness::default() });
         }
+        let within = self.within(block.how.reach);
         let sampled: Vec<(u8, &Reference)> =
-            (1..).zip(self.references).filter(|(_, reference)| reference.samples().is_some()).collect();
+            (1..).zip(within).filter(|(_, reference)| reference.samples().is_some()).collect();
         let placed: Vec<(u8, &Reference)> = (1..)
-            .zip(self.references)
+            .zip(within)
             .filter(|(_, reference)| reference.kind() != ReferenceKind::Disk)
             .collect();
         let task = |task: usize| -> Result<Likeness, EncodeError> {
@@ -132,8 +133,12 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
             let voted = self.voted(block, number, candidates, &mut scratch.votes);
             let onward = scratch.onward.take();
             let samples = self.sampled(page, sampled, &mut scratch.anchors);
-            for base in here.chain(voted).chain(onward).chain(samples) {
-                let Some(words) = self.base_words(base, &mut scratch.words, &mut scratch.page)? else {
+            // What the page was when it was sent last, if it was.
+            let own = (block.how.reach != Reach::Alone)
+                .then_some((before_space(self.references.len()), (number * PAGE_WORDS as u64) as i64));
+            for base in own.into_iter().chain(here).chain(voted).chain(onward).chain(samples) {
+                let found = self.base_words(block, base, &mut scratch.words, &mut scratch.page)?;
+                let Some(words) = found else {
                     continue;
                 };
                 let differing = word_diff(self.level, page, words, &mut mask, &mut scratch.packed);
@@ -155,22 +160,24 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         {
             return Ok(Some(base));
         }
-        let Some(search) = self.recipe.search.filter(|_| self.techniques.has(Technique::LongMatches)) else {
+        let search = self.kit(block.how.effort).recipe.search;
+        let Some(search) = search.filter(|_| self.techniques.has(Technique::LongMatches)) else {
             return Ok(best.map(|(base, _)| base));
         };
         let first = matches.len();
-        matches_of(page, candidates, None, self, search, matches);
+        let sources = Spaces { encoder: self, set: &block.pages };
+        matches_of(page, candidates, None, &sources, search, matches);
         let Some((base, differing)) = best else { return Ok(None) };
         let left = uncovered(&nonzero, &matches[first..]);
         if left <= differing {
             return Ok(None);
         }
         // With the base, and matches for what is not as in the base: whichever leaves less.
-        if let Some(words) = self.base_words(base, &mut scratch.words, &mut scratch.page)? {
+        if let Some(words) = self.base_words(block, base, &mut scratch.words, &mut scratch.page)? {
             word_diff(self.level, page, words, &mut mask, &mut scratch.packed);
         }
         matches.truncate(first);
-        matches_of(page, candidates, Some(&mask), self, search, matches);
+        matches_of(page, candidates, Some(&mask), &sources, search, matches);
         Ok(Some(base))
     }
 
@@ -209,7 +216,7 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
 
     /// Where a base on a disk goes on for the next page.
     fn onward(&self, (space, address): Base) -> Option<Base> {
-        let reference = &self.references[usize::from(space).checked_sub(1)?];
+        let reference = self.references.get(usize::from(space).checked_sub(1)?)?;
         let next = address + PAGE_WORDS as i64;
         let inside = (next as u64).div_ceil(PAGE_WORDS as u64) < reference.need().blocks;
         (inside && reference.kind() == ReferenceKind::Disk).then_some((space, next))
@@ -238,18 +245,22 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         places
     }
 
-    /// The words of a base: those of a page where they lie, or in `words`, which then takes some from `scratch`. `None` where
-    /// a page of the guest is a hole.
+    /// The words of a block's base: those of a page where they lie, or in `words`, which then takes some from `scratch`. `None`
+    /// where a page of the guest is a hole, or not known.
     pub(super) fn base_words<'p>(
         &'p self,
+        block: &SettledBlock,
         (space, address): Base,
         words: &'p mut Page,
         scratch: &mut Page,
     ) -> Result<Option<&'p Page>, EncodeError> {
         let address = address as u64;
         let Some(index) = usize::from(space).checked_sub(1) else {
-            return Ok(self.source.page(address / PAGE_WORDS as u64));
+            return Ok(self.guest_page(&block.pages, address / PAGE_WORDS as u64, words));
         };
+        if index == self.references.len() {
+            return Ok(self.source.version_before(address / PAGE_WORDS as u64, words));
+        }
         let reference = &self.references[index];
         if address.is_multiple_of(PAGE_WORDS as u64) {
             return reference.older_page(address / PAGE_WORDS as u64, words).map(Some);
@@ -269,12 +280,17 @@ fn uncovered(mask: &[u64; 8], matches: &[Match]) -> usize {
     count_ones(mask, 0, PAGE_WORDS) - covered
 }
 
-/// What long matches may come from: the stream's own pages, and references.
-impl<S: PageSource + ?Sized> Sources for BlockEncoder<'_, S> {
+/// What a block's long matches may come from: the stream's own pages, and references.
+struct Spaces<'e, 'a, S: ?Sized> {
+    encoder: &'e BlockEncoder<'a, S>,
+    set: &'e PageSet,
+}
+
+impl<S: PageSource + ?Sized> Sources for Spaces<'_, '_, S> {
     fn page<'p>(&'p self, space: u8, page: u64, scratch: &'p mut Page) -> Option<&'p Page> {
         match usize::from(space).checked_sub(1) {
-            None => self.source.page(page),
-            Some(index) => self.references.get(index)?.older_page(page, scratch).ok(),
+            None => self.encoder.guest_page(self.set, page, scratch),
+            Some(index) => self.encoder.references.get(index)?.older_page(page, scratch).ok(),
         }
     }
 }

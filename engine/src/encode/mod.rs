@@ -31,7 +31,7 @@ use crate::ahead::ScanAhead;
 use crate::class::Class;
 use crate::columns::{self, Addressing, Placements, Run, Settled};
 use crate::error::EncodeError;
-use crate::format::block::{Block, Codec, Piece};
+use crate::format::block::{Block, Codec, Group, MASK_LEN, Piece};
 use crate::format::{frame, limits};
 use crate::guest::{Guest, GuestClass};
 use crate::locate::NEAR_ZERO;
@@ -53,29 +53,73 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     addressing: Vec<Addressing>,
     worker: &'a dyn ScanWorker,
     level: Level,
-    recipe: Recipe,
+    /// What to do at each effort; the encoder's own comes first.
+    kits: Vec<Kit>,
     random_access: bool,
+    round: u64,
     guest: Option<&'a Guest>,
     techniques: Techniques,
     drops_free: bool,
     zero: PageRecord,
-    coders: GroupCoders,
     ahead: Option<&'a ScanAhead>,
+}
+
+/// How blocks of one effort are coded.
+#[derive(Debug)]
+struct Kit {
+    effort: Effort,
+    recipe: Recipe,
+    coders: GroupCoders,
+}
+
+impl Kit {
+    fn new(effort: Effort, recipe: Recipe) -> Self {
+        Kit { effort, recipe, coders: GroupCoders::new(recipe) }
+    }
+}
+
+/// How one block is to be coded; those of a stream may differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct How {
+    /// How much work to spend on its residual pages.
+    pub effort: Effort,
+    /// What it may refer to.
+    pub reach: Reach,
+}
+
+/// What a block may refer to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Everything that the destination has.
+    All,
+    /// The stream's own pages, and no reference.
+    Guest,
+    /// Nothing outside of itself: it can be decoded alone.
+    Alone,
 }
 
 /// A set of pages after the first step.
 #[derive(Debug)]
 pub struct Scanned {
     pages: PageSet,
+    how: How,
     chunks: Vec<Chunk>,
     /// Whether pages that are not settled are left for later blocks.
     defers: bool,
+}
+
+impl Scanned {
+    /// The fingerprint of each page, in the order of the set; the low half comes first.
+    pub(crate) fn fingerprints(&self) -> impl Iterator<Item = [u64; 2]> {
+        self.chunks.iter().flat_map(|chunk| chunk.fingerprints.iter().copied())
+    }
 }
 
 /// A set of pages after the second step.
 #[derive(Debug)]
 pub struct SettledBlock {
     pages: PageSet,
+    how: How,
     runs: Vec<Run>,
     residual: Vec<Residual>,
     candidates: Vec<Candidate>,
@@ -106,16 +150,29 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         effort: Effort,
         random_access: bool,
     ) -> Result<Self, EncodeError> {
-        let recipe = Recipe::new(effort, random_access);
-        Self::with_recipe(source, references, worker, level, recipe, random_access)
+        let others = Effort::AVAILABLE.into_iter().filter(|&other| other != effort);
+        let kit = |effort| Kit::new(effort, Recipe::new(effort, random_access));
+        let kits = std::iter::once(effort).chain(others).map(kit).collect();
+        Self::with_kits(source, references, worker, level, kits, random_access)
     }
 
-    pub(crate) fn with_recipe(
+    /// A session that only asks what pages are.
+    pub(crate) fn for_classes(
         source: &'a S,
         references: &'a [Reference],
         worker: &'a dyn ScanWorker,
         level: Level,
-        recipe: Recipe,
+    ) -> Result<Self, EncodeError> {
+        let kits = vec![Kit::new(Effort::Store, Recipe::CLASSES)];
+        Self::with_kits(source, references, worker, level, kits, false)
+    }
+
+    fn with_kits(
+        source: &'a S,
+        references: &'a [Reference],
+        worker: &'a dyn ScanWorker,
+        level: Level,
+        kits: Vec<Kit>,
         random_access: bool,
     ) -> Result<Self, EncodeError> {
         for (what, value, max) in [
@@ -134,13 +191,13 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             addressing: references.iter().map(|reference| reference.kind().addressing()).collect(),
             worker,
             level,
-            recipe,
+            kits,
             random_access,
+            round: 0,
             guest: None,
             techniques: Techniques::ALL,
             drops_free: false,
             zero: zero[0],
-            coders: GroupCoders::new(recipe),
             ahead: None,
         })
     }
@@ -149,6 +206,26 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     pub fn with_ahead(mut self, ahead: &'a ScanAhead) -> Self {
         self.ahead = Some(ahead);
         self
+    }
+
+    /// Sets the live round that its blocks belong to.
+    pub fn round(mut self, round: u64) -> Self {
+        self.round = round;
+        self
+    }
+
+    fn kit(&self, effort: Effort) -> &Kit {
+        self.kits.iter().find(|kit| kit.effort == effort).unwrap_or(&self.kits[0])
+    }
+
+    /// The references that a block may refer to.
+    fn within(&self, reach: Reach) -> &'a [Reference] {
+        if reach == Reach::All { self.references } else { &[] }
+    }
+
+    /// The encoder's own way of coding blocks.
+    fn own(&self) -> How {
+        How { effort: self.kits[0].effort, reach: Reach::All }
     }
 
     /// Has what the guest says of its pages used for coding them. It must be the guest whose pages these are; of any other,
@@ -171,11 +248,10 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     }
 
     /// Whether pages that are not settled are left for later blocks.
-    fn defers(&self) -> bool {
-        let ordered = self.guest.is_some()
-            && self.techniques.has(Technique::Guest)
-            && self.techniques.has(Technique::Order);
-        ordered && self.recipe.compresses() && !self.random_access
+    fn defers(&self, how: How) -> bool {
+        let wanted = self.techniques.has(Technique::Guest) && self.techniques.has(Technique::Order);
+        let together = how.reach != Reach::Alone && self.kit(how.effort).recipe.compresses();
+        self.guest.is_some() && wanted && together && !self.random_access
     }
 
     /// First step: settles what can be settled by each page alone. Runs on the current rayon pool.
@@ -185,6 +261,16 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     /// [`EncodeError::PageSet`] if the set reaches beyond the source or has too many pages for a block,
     /// [`EncodeError::Reference`] if a reference cannot be read.
     pub fn scan(&self, pages: PageSet) -> Result<Scanned, EncodeError> {
+        self.scan_as(pages, self.own())
+    }
+
+    /// As [`scan`](Self::scan), for a block that is to be coded in another way than the encoder's own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`scan`](Self::scan).
+    pub fn scan_as(&self, pages: PageSet, how: How) -> Result<Scanned, EncodeError> {
+        let (recipe, defers) = (&self.kit(how.effort).recipe, self.defers(how));
         if pages.end() > self.source.page_count() {
             return Err(EncodeError::PageSet("it reaches beyond the guest's memory"));
         }
@@ -193,12 +279,12 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         }
         let settler = Settler {
             source: self.source,
-            references: self.references,
+            references: self.within(how.reach),
             worker: self.worker,
             level: self.level,
-            sparsity: self.recipe.search.map(|search| search.sparsity).filter(|_| !self.defers()),
-            classes: self.recipe.compresses(),
-            defers: self.defers(),
+            sparsity: recipe.search.map(|search| search.sparsity).filter(|_| !defers),
+            classes: recipe.compresses(),
+            defers,
             guest: self.guest,
             drops_free: self.drops_free,
             zero: self.zero,
@@ -224,7 +310,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             chunks.sort_unstable_by_key(|(number, _)| *number);
             chunks.into_iter().map(|(_, chunk)| chunk).collect()
         };
-        Ok(Scanned { pages, chunks, defers: self.defers() })
+        Ok(Scanned { pages, how, chunks, defers })
     }
 
     /// First step for pages that were left for later.
@@ -233,8 +319,17 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     ///
     /// None at present.
     pub fn sample(&self, leftover: Leftover) -> Result<Scanned, EncodeError> {
+        self.sample_as(leftover, self.own())
+    }
+
+    /// As [`sample`](Self::sample), for a block that is to be coded in another way than the encoder's own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`sample`](Self::sample).
+    pub fn sample_as(&self, leftover: Leftover, how: How) -> Result<Scanned, EncodeError> {
         let Leftover { pages, fingerprints, classes, twins } = leftover;
-        let sparsity = self.recipe.search.map(|search| search.sparsity);
+        let sparsity = self.kit(how.effort).recipe.search.map(|search| search.sparsity);
         let chunk = |chunk: u64| {
             let ordinals = chunk * CHUNK_PAGES..pages.len().min((chunk + 1) * CHUNK_PAGES);
             let places = ordinals.start as usize..ordinals.end as usize;
@@ -253,22 +348,32 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             found
         };
         let chunks = (0..pages.len().div_ceil(CHUNK_PAGES)).into_par_iter().map(chunk).collect();
-        Ok(Scanned { pages, chunks, defers: false })
+        Ok(Scanned { pages, how, chunks, defers: false })
     }
 
     /// The anchors of one page.
-    fn anchors_of(&self, number: u64) -> Anchors {
+    fn anchors_of(&self, number: u64, effort: Effort) -> Anchors {
         let mut found = Anchors::default();
-        if let Some(search) = self.recipe.search {
+        if let Some(search) = self.kit(effort).recipe.search {
             anchors(self.level, self.page(number), search.sparsity, &mut found);
         }
         found
     }
 
-    fn equal(&self, one: u64, other: u64) -> bool {
-        match (self.source.page(one), self.source.page(other)) {
+    /// Whether a page of the block with this set equals another one, of this block or of those before it.
+    fn equal(&self, set: &PageSet, earlier: u64, number: u64) -> bool {
+        let mut scratch = [0; PAGE_SIZE];
+        match (self.guest_page(set, earlier, &mut scratch), self.source.page(number)) {
             (Some(one), Some(other)) => page_eq(self.level, one, other),
             _ => false,
+        }
+    }
+
+    /// A page of the guest as a block with this set may copy it: one of its own, or one as earlier blocks left it.
+    fn guest_page<'p>(&'p self, set: &PageSet, page: u64, scratch: &'p mut Page) -> Option<&'p Page> {
+        match set.ordinal_of(page) {
+            Some(_) => self.source.page(page),
+            None => self.source.earlier(page, set.first(), scratch),
         }
     }
 
@@ -318,11 +423,11 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             false => Vec::new(),
         };
         let addresses = placed(&addresses, 1, 1);
-        let bases = placed(&bases, self.references.len() + 1, PAGE_WORDS as i64);
+        let bases = placed(&bases, self.spaces(), PAGE_WORDS as i64);
         (stats.address_bytes, stats.base_bytes) = (addresses.len() as u64, bases.len() as u64);
         let class_column = (columns.bytes.len() - columns.runs_len) as u64;
         let (meta, columns_end) = Block {
-            round: 0,
+            round: self.round,
             pages: block.pages.clone(),
             digest,
             columns: columns.bytes,
@@ -337,6 +442,54 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         stats.residual_meta_bytes = class_column + (meta.len() - columns_end) as u64;
         stats.settled_bytes = (frame::HEADER_LEN + meta.len()) as u64 + checks - stats.residual_meta_bytes;
         Ok(CodedBlock { meta, parts, pages: block.pages.clone(), digest, stats })
+    }
+
+    /// The spaces that bases may be in: the guest's own pages, the references, the guest's memory before the block.
+    fn spaces(&self) -> usize {
+        self.references.len() + 2
+    }
+
+    /// A block of pages that the destination has already: each is as it was before the block. All that is sent is which pages they
+    /// are, and their digest. `fingerprints` are those of the pages.
+    ///
+    /// # Errors
+    ///
+    /// As for [`code`](Self::code).
+    pub(crate) fn code_kept(
+        &self,
+        pages: PageSet,
+        fingerprints: &[[u64; 2]],
+    ) -> Result<CodedBlock<'a>, EncodeError> {
+        let numbers: Vec<u64> = pages.ranges().flatten().collect();
+        let before = before_space(self.references.len());
+        let own = |page: &u64| Some((before, (page * PAGE_WORDS as u64) as i64));
+        let places: Placements = numbers.iter().map(own).collect();
+        let bases = columns::encode_placements(&numbers, &places, self.spaces(), PAGE_WORDS as i64);
+        // No word is stored of any of them.
+        let masks = vec![0; numbers.len() * MASK_LEN];
+        let (piece, coded) = compress_list(&masks)?;
+        let (class, count) = (Class::Other, numbers.len() as u32);
+        let runs = [Run { pages: count, settled: Settled::Residual }];
+        let digest = digest(fingerprints);
+        let (meta, columns_end) = Block {
+            round: self.round,
+            pages: pages.clone(),
+            digest,
+            columns: columns::encode(&pages, &runs, &vec![class; numbers.len()], &self.addressing).bytes,
+            matches: None,
+            checks: None,
+            addresses: Vec::new(),
+            bases,
+            groups: vec![Group { class, pages: count, piece: Piece { codec: Codec::Words, ..piece } }],
+        }
+        .write();
+        let mut stats = BlockStats::default();
+        stats.count_run(runs[0]);
+        stats.class_pages[class as usize] = count.into();
+        stats.class_bytes[class as usize] = piece.coded_len;
+        stats.residual_meta_bytes = (meta.len() - columns_end) as u64;
+        stats.settled_bytes = (frame::HEADER_LEN + columns_end) as u64;
+        Ok(CodedBlock { meta, parts: vec![Part::Owned(coded)], pages, digest, stats })
     }
 
     /// The virtual page numbers with which pages are coded, where they help.
@@ -365,7 +518,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     fn forget_stored(
         &self,
         block: &SettledBlock,
-        groups: &[crate::format::block::Group],
+        groups: &[Group],
         bases: &mut Placements,
         addresses: &mut Placements,
     ) {
@@ -385,7 +538,22 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     }
 }
 
+/// The space of the guest's memory as it was before a block, in a stream with so many references.
+pub(crate) fn before_space(references: usize) -> u8 {
+    references as u8 + 1
+}
+
 impl SettledBlock {
+    /// Whether pages that come later in the block may copy from this page: not if it is in the block and not residual, or
+    /// not yet known to be.
+    fn may_copy(&self, page: u64) -> bool {
+        let Some(ordinal) = self.pages.ordinal_of(page) else { return true };
+        let at = self.residual.partition_point(|residual| {
+            self.pages.ordinal_of(residual.page).is_some_and(|other| other < ordinal)
+        });
+        self.residual.get(at).is_some_and(|residual| residual.page == page)
+    }
+
     fn candidates_of(&self, index: usize) -> &[Candidate] {
         let start = if index == 0 { 0 } else { self.residual[index - 1].candidates_end };
         &self.candidates[start as usize..self.residual[index].candidates_end as usize]

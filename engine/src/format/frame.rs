@@ -30,6 +30,8 @@ pub enum FrameType {
     Index = 4,
     /// The sum of it: always the last frame.
     End = 5,
+    /// Bytes that are not memory, in order with the blocks: what to write to a VMM, or a VM's device state.
+    Piece = 6,
 }
 
 /// Takes the frames of a stream, in order: a file, or a transport with connections of its own.
@@ -133,6 +135,7 @@ impl FrameHeader {
             3 => FrameType::Block,
             4 => FrameType::Index,
             5 => FrameType::End,
+            6 => FrameType::Piece,
             _ => return Err(DecodeError::Invalid { field: "frame type", why: "unknown" }),
         };
         if input.u16("frame header")? != 0 {
@@ -147,7 +150,7 @@ impl FrameHeader {
                 return Err(DecodeError::TooLarge { field, value: value.into(), max });
             }
         }
-        if data_len > 0 && !matches!(kind, FrameType::Opaque | FrameType::Block) {
+        if data_len > 0 && !matches!(kind, FrameType::Opaque | FrameType::Block | FrameType::Piece) {
             return Err(DecodeError::Invalid { field: "frame data length", why: "data where none belongs" });
         }
         let mut head = [0; 24];
@@ -201,6 +204,22 @@ impl Frame {
         let frame = reader.next()?;
         let frame = frame.ok_or(DecodeError::Truncated { field: "frame", needed: 1, left: 0 })?;
         if !reader.input.is_empty() {
+            return Err(DecodeError::Invalid { field: "frame", why: "bytes left over at the end" });
+        }
+        Ok(frame)
+    }
+
+    /// Reads one frame, the `sequence`th of its stream, from `input`, which must end with it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`parse`](Self::parse), and what keeps the input from being read. No more than `max_data` bytes of data are
+    /// taken.
+    pub fn read(input: impl Read, sequence: u64, max_data: u64) -> Result<Self, DecodeError> {
+        let mut reader = FrameReader { input, sequence, max_data };
+        let frame = reader.next()?;
+        let frame = frame.ok_or(DecodeError::Truncated { field: "frame", needed: 1, left: 0 })?;
+        if read_up_to(&mut reader.input, &mut [0])? > 0 {
             return Err(DecodeError::Invalid { field: "frame", why: "bytes left over at the end" });
         }
         Ok(frame)

@@ -24,3 +24,5 @@ pub(crate) const GROUPS: u64 = 1 << 16;
 pub(crate) const PAGE_MATCHES: u64 = 512;
 /// Blocks that an index lists.
 pub(crate) const BLOCKS: u64 = 1 << 22;
+/// RAM blocks that a QEMU stream's scripts define.
+pub(crate) const RAM_BLOCKS: u64 = 1 << 12;

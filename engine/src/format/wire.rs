@@ -95,6 +95,11 @@ impl<'a> Input<'a> {
         Ok(value)
     }
 
+    /// Whether all bytes are read.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     /// Fails if bytes are left over.
     pub(crate) fn finish(&self, field: &'static str) -> Result<(), DecodeError> {
         if self.rest.is_empty() {

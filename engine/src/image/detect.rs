@@ -79,6 +79,7 @@ pub(super) fn parse(
         FormatChoice::Elf => elf::parse(input),
         FormatChoice::Lime => lime::parse(input),
         FormatChoice::MappedRam => mapped_ram::parse(input),
+        FormatChoice::Qemu => Err(ImageError::Stream),
         FormatChoice::Firecracker => firecracker::parse(input.len()),
         FormatChoice::CloudHypervisor => {
             let state = state_json.ok_or(ImageError::Snapshot { why: "it is missing" })?;

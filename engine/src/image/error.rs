@@ -35,7 +35,7 @@ pub enum ImageError {
     },
     /// The name is none that a format has.
     #[error(
-        "unknown format {name:?}: it is one of raw, elf, lime, mapped-ram, firecracker, cloud-hypervisor"
+        "unknown format {name:?}: it is one of raw, elf, lime, mapped-ram, qemu, firecracker, cloud-hypervisor"
     )]
     UnknownFormat {
         /// What was given.
@@ -51,6 +51,9 @@ pub enum ImageError {
         /// What to do.
         advice: &'static str,
     },
+    /// The file is a QEMU migration stream, whose pages lie in records: it has to be read from its start to its end.
+    #[error("this is a QEMU migration stream, which can't be read page by page where it lies")]
+    Stream,
     /// The file isn't what the user said it is.
     #[error("this is no {format} file: {why}")]
     WrongFormat {

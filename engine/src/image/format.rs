@@ -18,6 +18,8 @@ pub enum ImageFormat {
     Lime = 2,
     /// QEMU migration file with the `mapped-ram` capability.
     MappedRam = 3,
+    /// QEMU migration stream. Its pages are numbered through its blocks of RAM; the file is rebuilt by scripts.
+    Qemu = 4,
 }
 
 impl ImageFormat {
@@ -33,6 +35,7 @@ impl ImageFormat {
             1 => Some(Self::ElfCore),
             2 => Some(Self::Lime),
             3 => Some(Self::MappedRam),
+            4 => Some(Self::Qemu),
             _ => None,
         }
     }
@@ -44,6 +47,7 @@ impl ImageFormat {
             Self::ElfCore => "elf",
             Self::Lime => "lime",
             Self::MappedRam => "mapped-ram",
+            Self::Qemu => "qemu",
         }
     }
 }
@@ -66,6 +70,8 @@ pub enum FormatChoice {
     Lime,
     /// QEMU migration file with the `mapped-ram` capability.
     MappedRam,
+    /// QEMU migration stream.
+    Qemu,
     /// Firecracker's memory file on x86-64.
     Firecracker,
     /// Cloud Hypervisor's `memory-ranges`, with `state.json` beside it.
@@ -74,8 +80,15 @@ pub enum FormatChoice {
 
 impl FormatChoice {
     /// All choices, in the order in which help should list them.
-    pub const ALL: [Self; 6] =
-        [Self::Raw, Self::Elf, Self::Lime, Self::MappedRam, Self::Firecracker, Self::CloudHypervisor];
+    pub const ALL: [Self; 7] = [
+        Self::Raw,
+        Self::Elf,
+        Self::Lime,
+        Self::MappedRam,
+        Self::Qemu,
+        Self::Firecracker,
+        Self::CloudHypervisor,
+    ];
 
     /// The name of the choice; parsing it gives the choice back.
     pub const fn name(self) -> &'static str {
@@ -84,6 +97,7 @@ impl FormatChoice {
             Self::Elf => "elf",
             Self::Lime => "lime",
             Self::MappedRam => "mapped-ram",
+            Self::Qemu => "qemu",
             Self::Firecracker => "firecracker",
             Self::CloudHypervisor => "cloud-hypervisor",
         }
@@ -96,6 +110,7 @@ impl FormatChoice {
             Self::Elf => ImageFormat::ElfCore,
             Self::Lime => ImageFormat::Lime,
             Self::MappedRam => ImageFormat::MappedRam,
+            Self::Qemu => ImageFormat::Qemu,
         }
     }
 }
@@ -127,7 +142,7 @@ mod tests {
                     assert_eq!(format.id(), id);
                     assert_eq!(format.name().parse::<FormatChoice>().unwrap().format(), format);
                 }
-                None => assert!(id > 3, "{id} is in use"),
+                None => assert!(id > 4, "{id} is in use"),
             }
         }
         for choice in FormatChoice::ALL {

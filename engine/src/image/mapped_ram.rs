@@ -77,15 +77,11 @@ pub(super) fn parse(input: Input<'_>) -> Result<ImageLayout, ImageError> {
     }
     let (configuration, after) = configuration(input)?;
     if !configuration.mapped_ram {
-        return Err(ImageError::Foreign {
-            kind: "a QEMU migration stream without mapped-ram",
-            advice: "packing such a stream as a file is not supported yet; save with the mapped-ram \
-                     capability, or dump memory with dump-guest-memory",
-        });
+        return Err(ImageError::Stream);
     }
     let blocks = blocks(input, ram_section(input, after)?, configuration.ignore_shared)?;
 
-    let main = main_block(&blocks);
+    let main = main_block(blocks.iter().map(|block| &block.name[..]));
     let mut arranger = Arranger::new(input.format);
     for (index, block) in blocks.iter().enumerate() {
         let regions = if main == Some(index) { regions(&configuration.machine, block.len) } else { None };
@@ -221,14 +217,35 @@ fn blocks(input: Input<'_>, at: u64, ignore_shared: bool) -> Result<Vec<Block>, 
 }
 
 /// Which block is the guest's main memory.
-fn main_block(blocks: &[Block]) -> Option<usize> {
+fn main_block<'n>(names: impl Iterator<Item = &'n [u8]> + Clone) -> Option<usize> {
     const NAMES: [&[u8]; 2] = [b"pc.ram", b"mach-virt.ram"];
-    if let Some(index) = blocks.iter().position(|block| NAMES.contains(&&block.name[..])) {
+    if let Some(index) = names.clone().position(|name| NAMES.contains(&name)) {
         return Some(index);
     }
     // A memory backend of the user's naming. With several, their order would be a guess.
-    let mut named = (0..blocks.len()).filter(|&index| blocks[index].name.starts_with(b"/objects/"));
-    named.next().filter(|_| named.next().is_none())
+    let mut named = names.enumerate().filter(|(_, name)| name.starts_with(b"/objects/"));
+    named.next().filter(|_| named.next().is_none()).map(|(index, _)| index)
+}
+
+/// Where the pages of a QEMU machine's blocks are in the guest: pieces of them in order, each with its pages and its
+/// address, if that is known. Blocks come as name and pages.
+pub(crate) fn addresses(machine: &str, blocks: &[(&[u8], u64)]) -> Vec<(u64, Option<u64>)> {
+    let mut pieces = Vec::new();
+    // Pages with an address come first in a layout, so those of a later block can have none.
+    let main = main_block(blocks.iter().map(|(name, _)| *name)).filter(|&index| index == 0);
+    for (index, &(_, pages)) in blocks.iter().enumerate() {
+        let low = if main == Some(index) { regions(machine, pages * PAGE) } else { None };
+        let Some(low) = low else {
+            pieces.push((pages, None));
+            continue;
+        };
+        let below = pages.min((low.end - low.start) / PAGE);
+        pieces.push((below, Some(low.start)));
+        if pages > below {
+            pieces.push((pages - below, Some(4 * GIB)));
+        }
+    }
+    pieces
 }
 
 /// Where main memory of `len` bytes lies in guests of this machine type: at `low.start`, and what doesn't

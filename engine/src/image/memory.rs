@@ -105,7 +105,19 @@ impl MemoryImage {
         path: Option<PathBuf>,
     ) -> Result<Self, ImageError> {
         let extents = map::data_extents(map.file(), 0..map.len());
-        let layout = detect::parse(map.bytes(), &extents, format, state)?;
+        let layout = match detect::parse(map.bytes(), &extents, format, state) {
+            Err(ImageError::Stream) => return Self::of_stream(&map, path),
+            parsed => parsed?,
+        };
+        Ok(Self { map, layout, extents, path })
+    }
+
+    /// The memory in a migration stream, copied out into a nameless temporary file: raw, one block of RAM after the other.
+    fn of_stream(stream: &FileMap, path: Option<PathBuf>) -> Result<Self, ImageError> {
+        let (file, layout) = crate::qemu::flatten(stream.bytes(), &std::env::temp_dir())?;
+        let map = FileMap::from_file(file)
+            .map_err(|source| ImageError::Spool { what: "map the stream's memory", source })?;
+        let extents = map::data_extents(map.file(), 0..map.len());
         Ok(Self { map, layout, extents, path })
     }
 

@@ -13,10 +13,11 @@
 //! | `elf` | 64-bit little-endian ELF core (QEMU's `dump-guest-memory`, `virsh dump --memory-only`, kdump's `vmcore`) | ELF header |
 //! | `lime` | LiME's format | magic of the first range |
 //! | `mapped-ram` | QEMU's migration file with the `mapped-ram` capability (9.0 and later) | stream header and capability |
+//! | `qemu` | QEMU's migration stream (`migrate exec:cat > FILE`); its memory is copied out, or see [`crate::qemu`] | stream header |
 //! | `firecracker` | Firecracker's memory file on x86-64: flat, without the device holes | only by name: it has no header |
 //! | `cloud-hypervisor` | the `memory-ranges` file of a Cloud Hypervisor snapshot | the folder, or `state.json` beside it |
 //!
-//! The last two are [`ImageFormat::Raw`] with guest addresses taken from elsewhere.
+//! The last three are [`ImageFormat::Raw`] with guest addresses taken from elsewhere.
 //!
 //! Page numbers: a page's number is its index in the guest's memory in address order, and after all
 //! pages whose address is known come those whose address isn't (video memory and ROMs of a
@@ -24,7 +25,7 @@
 //!
 //! Every file is hostile input: offsets and lengths are checked before use, loops and allocations are
 //! bounded by the size of the file and by [`MAX_SEGMENTS`], and nothing here panics on any bytes.
-//! Not for the memory of a running guest (see [`crate::map`]) and not for migration streams.
+//! Not for the memory of a running guest (see [`crate::map`]).
 
 #![forbid(unsafe_code)]
 
@@ -38,7 +39,7 @@ mod format;
 mod input;
 mod layout;
 mod lime;
-mod mapped_ram;
+pub(crate) mod mapped_ram;
 mod memory;
 mod spool;
 mod writer;

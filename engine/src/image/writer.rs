@@ -37,6 +37,21 @@ impl ImageWriter {
     /// [`ImageError::Output`] if the file can't have that length; [`ImageError::NoAddresses`] for
     /// [`WriteAs::Raw`] when no page has an address.
     pub fn new(file: File, layout: &ImageLayout, target: WriteAs) -> Result<Self, ImageError> {
+        let writer = Self::reopen(file, layout, target)?;
+        let (file, len) = (&writer.file, writer.len);
+        // Old content would show through where nothing is written.
+        file.set_len(0)
+            .and_then(|()| file.set_len(len))
+            .map_err(|source| ImageError::Output { len, source })?;
+        Ok(writer)
+    }
+
+    /// A writer to a `file` that holds a part of the image already: it is given its final length, and keeps its content.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn reopen(file: File, layout: &ImageLayout, target: WriteAs) -> Result<Self, ImageError> {
         let len = match target {
             WriteAs::Same => layout.file_len(),
             WriteAs::Raw => layout
@@ -46,10 +61,7 @@ impl ImageWriter {
                 .max()
                 .ok_or(ImageError::NoAddresses { format: layout.format() })?,
         };
-        // Old content would show through where nothing is written.
-        file.set_len(0)
-            .and_then(|()| file.set_len(len))
-            .map_err(|source| ImageError::Output { len, source })?;
+        file.set_len(len).map_err(|source| ImageError::Output { len, source })?;
         Ok(Self { file, len, target, layout: layout.clone() })
     }
 

@@ -40,6 +40,22 @@ impl Dedup {
         }
         None
     }
+
+    /// Has `page` stand for this fingerprint from now on, if any page did.
+    pub(crate) fn replace(&mut self, fingerprint: [u64; 2], page: u64) {
+        let entry = fingerprint[0] << PAGE_BITS | (page + 1);
+        let mask = self.slots.len() - 1;
+        for probe in 0..PROBES {
+            let slot = &mut self.slots[(fingerprint[1] as usize).wrapping_add(probe) & mask];
+            if *slot == 0 {
+                return;
+            }
+            if (*slot ^ entry) >> PAGE_BITS == 0 {
+                *slot = entry;
+                return;
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -57,6 +73,10 @@ mod tests {
         for page in 0..500 {
             assert_eq!(dedup.find_or_insert(fingerprint(page), 10_000), Some(page));
         }
+        dedup.replace(fingerprint(7), 20_000);
+        dedup.replace(fingerprint(600), 20_000);
+        assert_eq!(dedup.find_or_insert(fingerprint(7), 10_000), Some(20_000));
+        assert_eq!(dedup.find_or_insert(fingerprint(600), 600), None);
     }
 
     #[test]

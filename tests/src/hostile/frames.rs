@@ -77,7 +77,8 @@ pub(super) fn all() -> Vec<Hostile> {
         bad("version-1", head(0, 4, 1), "format version 1 is not supported (this build reads version 2)"),
         bad("version-3", head(0, 4, 3), "format version 3 is not supported (this build reads version 2)"),
         bad("frame-type-0", head(0, 5, 0), "frame type: unknown"),
-        bad("frame-type-6", head(2, 5, 6), "frame type: unknown"),
+        bad("frame-type-7", head(2, 5, 7), "frame type: unknown"),
+        bad("piece-in-a-file", head(2, 5, 6), "stream: a piece, in a file of memory"),
         bad("reserved-byte", head(0, 6, 1), "frame header: reserved bytes are not zero"),
         bad("meta-too-long", head(1, 11, 2), "frame meta length: 33554445 is more than the 16777216 allowed"),
         bad(

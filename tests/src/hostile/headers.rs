@@ -23,7 +23,12 @@ pub(super) fn all() -> Vec<Hostile> {
     };
     let segments = |list: &[(u64, u64, u64)]| list.to_vec();
     vec![
-        with("header-format", "image format: unknown", &|h| h.format = 4),
+        with("header-format", "image format: unknown", &|h| h.format = 5),
+        with(
+            "qemu-stream-in-a-file",
+            "image format: a QEMU stream is rebuilt in another way than an image",
+            &|h| h.format = 4,
+        ),
         with("header-flags", "stream flags: unknown flags", &|h| h.flags = 2),
         with("header-effort", "effort: unknown", &|h| h.effort = 5),
         with("header-block-pages", "block pages: 65537 is more than the 65536 allowed", &|h| {

@@ -166,11 +166,6 @@ fn mapped_ram_files() -> Vec<BadFile> {
             "mapped-ram: count of capabilities at offset 0x5f is 0xffffffff: it is more than QEMU has",
         ),
         bad(
-            "mapped-ram-without-the-capability",
-            with(&file, capability + 1, b"Mapped-ram"),
-            "this is a QEMU migration stream without mapped-ram, not a plain memory image: packing such a stream as a file is not supported yet; save with the mapped-ram capability, or dump memory with dump-guest-memory (or use --format raw to pack its bytes as they are)",
-        ),
-        bad(
             "mapped-ram-without-ram",
             with(&file, ram, b"\x03rom"),
             "mapped-ram: section at offset 0x75 is 0x1: no RAM section begins here or in the next 1 MiB",

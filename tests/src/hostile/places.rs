@@ -162,16 +162,22 @@ fn bases_alone() -> Vec<Hostile> {
             BEYOND,
         ),
         bases(
-            "base-in-space-3-of-three",
-            &[Places::onward(2, 3, 0)],
-            "space 3 of 3",
+            "base-in-space-4-of-four",
+            &[Places::onward(2, 4, 0)],
+            "space 4 of 4",
             "columns: unknown kind of placement",
         ),
         bases(
             "base-in-space-127",
             &[Places::onward(1, 127, 0), Places::none(1)],
-            "space 127 of 3",
+            "space 127 of 4",
             "columns: unknown kind of placement",
+        ),
+        bases(
+            "base-beyond-the-memory-before",
+            &[Places::onward(1, 3, word(7) + 511), Places::none(1)],
+            "of 8 pages of space 3",
+            BEYOND,
         ),
         bases("base-is-the-page", &[Places::by_page(2, 0, 0)], "word 2048 is in this block", OWN),
         bases(
@@ -217,6 +223,12 @@ fn bases_alone() -> Vec<Hostile> {
         refused(
             "base-of-the-guest-with-random-access",
             after_mixed(Head { flags: 1, ..head(8) }, &based(&[Places::onward(1, 0, 0), Places::none(1)])),
+            "blocks can be decoded alone",
+            "bases: one is a page of the guest, though the header says that none are",
+        ),
+        refused(
+            "base-of-the-memory-before-with-random-access",
+            after_mixed(Head { flags: 1, ..head(8) }, &based(&[Places::onward(1, 3, 0), Places::none(1)])),
             "blocks can be decoded alone",
             "bases: one is a page of the guest, though the header says that none are",
         ),

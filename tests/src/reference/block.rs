@@ -387,20 +387,22 @@ fn read_bases(
     set: &PageSet,
     header: &Header,
 ) -> Result<Vec<Option<(u64, u64)>>, String> {
-    let spaces = 1 + header.references.len() as u64;
+    // This guest, the references, and this guest before the block.
+    let spaces = 2 + header.references.len() as u64;
     let places = places::decode(take_places(cursor)?, pages, spaces, WORDS as i64)?;
     let base = |(place, &page): (Option<Place>, &u64)| {
         let Some(Place { space, at }) = place else { return Ok(None) };
         let first = u64::try_from(at).map_err(|_| format!("page {page}: word {at}"))?;
         let pages_of_base = first / WORDS..(first + WORDS).div_ceil(WORDS);
-        let in_all = match space.checked_sub(1) {
-            None => header.page_count,
-            Some(index) => header.references[index as usize].blocks,
+        let is_guest = space == 0 || space == spaces - 1;
+        let in_all = match is_guest {
+            true => header.page_count,
+            false => header.references[space as usize - 1].blocks,
         };
         if pages_of_base.end > in_all {
             return Err(format!("page {page}: word {first} of {in_all} pages of space {space}"));
         }
-        if space == 0 && header.independent {
+        if is_guest && header.independent {
             return Err(format!("page {page}: of this guest, and blocks can be decoded alone"));
         }
         if space == 0 && pages_of_base.clone().any(|page| set.ordinal(page).is_some()) {

@@ -36,6 +36,10 @@ impl<'a> Cursor<'a> {
         (self.bytes.len() - self.at) as u64
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.left() == 0
+    }
+
     pub(super) fn take(&mut self, len: u64, field: &str) -> Result<&'a [u8], String> {
         if len > self.left() {
             return Err(format!("{field}: wants {len} bytes, {} are left", self.left()));

@@ -21,6 +21,8 @@ pub enum FrameType {
     Index,
     /// Type 5, the last frame.
     End,
+    /// Type 6, bytes that are not memory.
+    Piece,
 }
 
 /// Where a frame lies and how long it is.
@@ -76,6 +78,7 @@ pub(super) fn read(stream: &[u8], offset: u64, sequence: Option<u64>) -> Result<
         3 => FrameType::Block,
         4 => FrameType::Index,
         5 => FrameType::End,
+        6 => FrameType::Piece,
         other => return Err(format!("frame type: {other} is not known")),
     };
     let reserved = fields.u16("reserved")?;
@@ -90,7 +93,7 @@ pub(super) fn read(stream: &[u8], offset: u64, sequence: Option<u64>) -> Result<
     if data_len > MAX_DATA {
         return Err(format!("frame data length: {data_len} is above {MAX_DATA}"));
     }
-    if data_len != 0 && !matches!(kind, FrameType::Opaque | FrameType::Block) {
+    if data_len != 0 && !matches!(kind, FrameType::Opaque | FrameType::Block | FrameType::Piece) {
         return Err(format!("frame data length: {data_len}, but {kind:?} frames have no data"));
     }
     let said = fields.u64("sequence")?;

@@ -12,7 +12,7 @@ const MAX_NAME: u64 = 4096;
 /// What the header frame says.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Header {
-    /// Of the image's file: 0 raw, 1 ELF core, 2 LiME, 3 QEMU mapped-ram.
+    /// Of the image's file: 0 raw, 1 ELF core, 2 LiME, 3 QEMU mapped-ram, 4 a QEMU migration stream.
     pub format: u8,
     /// Whether every block can be decoded alone (flag bit 0).
     pub independent: bool,
@@ -60,7 +60,7 @@ impl Header {
     pub(super) fn parse(meta: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor::new(meta);
         let format = cursor.u8("header format")?;
-        if format > 3 {
+        if format > 4 {
             return Err(format!("header format: {format} is not known"));
         }
         let flags = cursor.u8("header flags")?;

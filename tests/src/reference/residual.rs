@@ -258,6 +258,8 @@ fn base_words((space, first): (u64, u64), guest: &Guest<'_>) -> Result<Vec<u64>,
     for page in first / WORDS..(first + WORDS).div_ceil(WORDS) {
         let page = match space.checked_sub(1) {
             None => guest.page(page),
+            // Nothing of this block is in the guest yet.
+            Some(index) if index == guest.header.references.len() as u64 => guest.page(page),
             Some(index) => guest.header.reference_block(guest.references, index, page)?,
         };
         words.extend(page.chunks_exact(8).map(word_of));

@@ -8,6 +8,7 @@ use super::columns::What;
 use super::frame::{self, Frame, FrameType};
 use super::header::Header;
 use super::piece::Piece;
+use super::script;
 use super::trailer::{Entry, parse_end, parse_index};
 use super::{Decoded, PAGE, Rules};
 
@@ -24,13 +25,15 @@ pub(super) struct Walk<'a> {
     /// Pages that a block left for later, and that no block has brought since.
     pending: BTreeSet<u64>,
     index: Option<u64>,
+    /// Blocks of RAM that scripts have defined: name, first page, pages.
+    ram: Vec<(Vec<u8>, u64, u64)>,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(stream: &'a [u8], references: &'a [Option<Vec<u8>>], rules: Rules) -> Self {
         let decoded = Decoded::default();
         let (whats, pending) = (Vec::new(), BTreeSet::new());
-        Self { stream, references, rules, decoded, whats, pending, index: None }
+        Self { stream, references, rules, decoded, whats, pending, index: None, ram: Vec::new() }
     }
 
     /// Reads to the end of the stream or to the first error.
@@ -63,6 +66,7 @@ impl<'a> Walk<'a> {
             (_, FrameType::Opaque) => self.opaque(frame),
             (_, FrameType::Block) => self.block(frame),
             (_, FrameType::Index) => self.index(frame),
+            (_, FrameType::Piece) => self.piece(frame),
         }
     }
 
@@ -75,6 +79,9 @@ impl<'a> Walk<'a> {
 
     /// Reading: of two opaque frames that give the same byte, the later one holds.
     fn opaque(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        if self.decoded.header.format == 4 {
+            return Err("frame type: an opaque frame in a QEMU stream".into());
+        }
         let mut cursor = Cursor::new(frame.meta);
         let file_offset = cursor.varint("opaque file_offset")?;
         let checksum = cursor.u64("opaque checksum")?;
@@ -98,6 +105,37 @@ impl<'a> Walk<'a> {
         }
         let start = file_offset as usize;
         self.decoded.file[start..start + bytes.len()].copy_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn piece(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        if self.rules == Rules::File {
+            return Err("frame type: a piece in a file stream of memory".into());
+        }
+        let mut cursor = Cursor::new(frame.meta);
+        let checksum = cursor.u64("piece checksum")?;
+        let piece = Piece::parse(&mut cursor, 0, [0, 1]).map_err(|e| format!("piece: {e}"))?;
+        cursor.finish("piece")?;
+        if piece.raw_len > MAX_OPAQUE {
+            return Err(format!("piece raw_len: {} is above {MAX_OPAQUE}", piece.raw_len));
+        }
+        if piece.end(frame.view.data_len)? != u64::from(frame.view.data_len) {
+            return Err("piece data part: longer than the piece".into());
+        }
+        let bytes = piece.decode(frame.data).map_err(|e| format!("piece: {e}"))?;
+        if hash64(&bytes) != checksum {
+            return Err("piece checksum: the bytes are not those that were sent".into());
+        }
+        if self.decoded.header.format == 4 {
+            let header = &self.decoded.header;
+            let page = |number: u64| {
+                let start = header.offset_of(number);
+                &self.decoded.file[start..start + PAGE]
+            };
+            let out = script::run(&bytes, header.page_count, &mut self.ram, page)?;
+            self.decoded.qemu.extend(out);
+        }
+        self.decoded.pieces.extend_from_slice(&bytes);
         Ok(())
     }
 

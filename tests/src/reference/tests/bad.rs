@@ -109,7 +109,7 @@ fn headers() {
     assert!(decode(&with(&|_| {}), &[]).is_ok());
     type Change<'a> = &'a dyn Fn(&mut Head);
     let bad: &[(&str, Change<'_>)] = &[
-        ("format", &|h| h.format = 4),
+        ("format", &|h| h.format = 5),
         ("flags", &|h| h.flags = 2),
         ("effort", &|h| h.effort = 5),
         ("block_pages", &|h| h.block_pages = (1 << 16) + 1),
@@ -328,7 +328,10 @@ fn match_sources() {
         (2, 0, 1, "of its own block"),
         (0, 1, 2, "block 2 of reference 0"),
         (0, 2, 0, "is a disk"),
-        (0, 3, 0, "space 3"),
+        (0, 3, 0, "digest"),
+        (2, 3, 3, "digest"),
+        (0, 3, 6, "source page 6"),
+        (0, 4, 0, "space 4"),
     ] {
         refused(&with(place, space, page), &references, word);
     }

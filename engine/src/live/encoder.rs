@@ -1,0 +1,426 @@
+//! The source's side of a session: pages in, frames out.
+//!
+//! Within one call, several blocks are coded at once on the current rayon pool; frames come out in order. What does
+//! not change during a call is what the destination had before it: so blocks of one call can be coded in any order, and the
+//! versions that they send become the past when the call ends.
+
+use mig_simd::{Level, page_eq};
+use rayon::prelude::*;
+use xxhash_rust::xxh3::Xxh3;
+
+use super::batch::Batch;
+use super::frames::{Have, OutFrame};
+use super::past::{LastSent, NothingSent};
+use crate::encode::{BlockEncoder, CodedBlock, History, How, Reach, Scanned, digest_bytes};
+use crate::error::EncodeError;
+use crate::format::frame::FrameType;
+use crate::format::index::End;
+use crate::format::{Header, limits};
+use crate::guest::Guest;
+use crate::image::MemoryImage;
+use crate::kernel::KernelCache;
+use crate::options::Effort;
+use crate::pack::{opaque_frame, opaque_parts, read_guest};
+use crate::page::{PAGE_SIZE, PageSet};
+use crate::pipeline::{self, Steps};
+use crate::progress::Cancel;
+use crate::refs::Reference;
+use crate::source::PageSource;
+use crate::worker::ScanWorker;
+
+/// What a session's blocks are made with.
+#[derive(Debug)]
+pub struct Setup<'a> {
+    /// The stream's header. Its references are those below, in the same order.
+    pub header: Header,
+    /// What blocks may refer to.
+    pub references: &'a [Reference],
+    /// What the guest says of itself, if it can be read: for images.
+    pub guest: Option<&'a Guest>,
+    /// Who scans pages.
+    pub worker: &'a dyn ScanWorker,
+    /// The SIMD level of everything else.
+    pub level: Level,
+    /// The highest effort that any block will have.
+    pub top: Effort,
+    /// Stops the work.
+    pub cancel: Cancel,
+}
+
+/// How the next block is to be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Its effort, and what it may refer to.
+    pub how: How,
+    /// Pages that it holds at most. More pages compress better; fewer can follow the link sooner.
+    pub pages: u64,
+}
+
+/// Is asked before each block; from any thread.
+pub type Choose<'c> = &'c (dyn Fn() -> Choice + Sync);
+
+/// Takes frames in order. It may wait, and so hold the encoder back.
+pub type Sink<'s, 'f> = &'s mut (dyn FnMut(OutFrame<'f>) -> Result<(), EncodeError> + Send);
+
+/// The frames of one session.
+pub struct Encoder<'a> {
+    setup: Setup<'a>,
+    history: History,
+    sequence: u64,
+    digest: Xxh3,
+    pages: u64,
+    blocks: u64,
+    learned: bool,
+}
+
+impl std::fmt::Debug for Encoder<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder")
+            .field("setup", &self.setup)
+            .field("sequence", &self.sequence)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Batched {
+    /// Pages that were sent.
+    pub sent: u64,
+    /// Pages that are as they were sent last, and were left out.
+    pub unchanged: u64,
+    /// Bytes of the frames.
+    pub bytes: u64,
+}
+
+impl<'a> Encoder<'a> {
+    /// A session; [`header`](Self::header) must be sent first.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::TooLarge`] for more pages or references than the format holds.
+    pub fn new(setup: Setup<'a>) -> Result<Self, EncodeError> {
+        let pages = setup.header.layout.page_count();
+        for (what, value, max) in [
+            ("pages", pages, limits::PAGE_COUNT),
+            ("references", setup.references.len() as u64, limits::REFERENCES),
+        ] {
+            if value > max {
+                return Err(EncodeError::TooLarge { what, value, max });
+            }
+        }
+        let history = History::new(pages, setup.top, false);
+        let (digest, learned) = (Xxh3::new(), false);
+        Ok(Encoder { setup, history, sequence: 0, digest, pages: 0, blocks: 0, learned })
+    }
+
+    /// What it was set up with.
+    pub fn setup(&self) -> &Setup<'a> {
+        &self.setup
+    }
+
+    fn next_sequence(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence - 1
+    }
+
+    /// The first frame.
+    pub fn header(&mut self) -> OutFrame<'static> {
+        OutFrame::of_meta(FrameType::Header, self.next_sequence(), &self.setup.header.write())
+    }
+
+    /// The last frame: the sum of all that was sent.
+    pub fn end(&mut self) -> OutFrame<'static> {
+        let digest = digest_bytes(self.digest.digest128());
+        let end = End { index_offset: 0, pages: self.pages, blocks: self.blocks, digest };
+        OutFrame::of_meta(FrameType::End, self.next_sequence(), &end.write())
+    }
+
+    /// Bytes that are not memory, in order with the blocks: the device state of a VM, or what a proxy is to write. They
+    /// arrive in the same pieces, of at most 4 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::TooLarge`], [`EncodeError::Zstd`].
+    pub fn piece(&mut self, bytes: &[u8]) -> Result<OutFrame<'static>, EncodeError> {
+        if bytes.len() as u64 > limits::OPAQUE {
+            let (what, value) = ("bytes of a piece", bytes.len() as u64);
+            return Err(EncodeError::TooLarge { what, value, max: limits::OPAQUE });
+        }
+        OutFrame::of_piece(self.next_sequence(), bytes)
+    }
+
+    /// A whole image, once: its bytes that are no pages, then its pages. Of pages that `have` has as they are in the image, only
+    /// that is said.
+    ///
+    /// # Errors
+    ///
+    /// Whatever [`EncodeError`] says; the first error of the sink.
+    pub fn image<'i>(
+        &mut self,
+        image: &'i MemoryImage,
+        have: Option<&Have>,
+        choose: Choose<'_>,
+        sink: Sink<'_, 'i>,
+    ) -> Result<(), EncodeError>
+    where
+        'a: 'i,
+    {
+        for (at, bytes) in opaque_parts(image.layout(), &|range| image.opaque(range)) {
+            let sequence = self.next_sequence();
+            sink(OutFrame::of_bytes(FrameType::Opaque, sequence, opaque_frame(sequence, at, bytes)?))?;
+        }
+        if image.page_count() == 0 {
+            return Ok(());
+        }
+        let pages = PageSet::from_range(0..image.page_count());
+        let pages = match have {
+            Some(have) => self.kept(image, &pages, have, sink)?,
+            None => Some(pages),
+        };
+        match pages {
+            Some(pages) => self.blocks(image, 0, &pages, choose, sink),
+            None => Ok(()),
+        }
+    }
+
+    /// Names the pages that the destination has, and gives the others.
+    fn kept<'i>(
+        &mut self,
+        image: &'i MemoryImage,
+        pages: &PageSet,
+        have: &Have,
+        sink: Sink<'_, 'i>,
+    ) -> Result<Option<PageSet>, EncodeError>
+    where
+        'a: 'i,
+    {
+        let Setup { header, references, worker, level, cancel, .. } = &self.setup;
+        let encoder: BlockEncoder<'i, MemoryImage> =
+            BlockEncoder::new(image, references, *worker, *level, Effort::Store, false)?;
+        let block_pages = header.block_pages;
+        let how = How { effort: Effort::Store, reach: Reach::Alone };
+        let mut missing: Vec<std::ops::Range<u64>> = Vec::new();
+        let mut next = 0;
+        while next < pages.len() {
+            if cancel.is_cancelled() {
+                return Err(EncodeError::Cancelled);
+            }
+            let end = pages.len().min(next + block_pages);
+            let set = PageSet::from_ranges(pages.slice(next..end))?;
+            next = end;
+            let scanned = encoder.scan_as(set.clone(), how)?;
+            let (mut there, mut fingerprints) = (Vec::new(), Vec::new());
+            for (page, fingerprint) in set.ranges().flatten().zip(scanned.fingerprints()) {
+                if have.has(page, fingerprint) {
+                    there.push(page..page + 1);
+                    fingerprints.push(fingerprint);
+                } else {
+                    missing.push(page..page + 1);
+                }
+            }
+            if there.is_empty() {
+                continue;
+            }
+            let block = encoder.code_kept(PageSet::from_ranges(there)?, &fingerprints)?;
+            let sequence = self.sequence;
+            self.sequence += 1;
+            self.digest.update(&block.digest());
+            self.pages += block.delivers();
+            self.blocks += 1;
+            sink(OutFrame::of_block(sequence, block, Effort::Store, true))?;
+        }
+        if missing.is_empty() { Ok(None) } else { PageSet::from_ranges(missing).map(Some) }
+    }
+
+    /// A batch of captured pages of one round: `bytes` are the pages of `pages`, in order. Pages that are as `past` has
+    /// them are left out; all others are the past afterwards. A page comes once in a batch, and a batch belongs to
+    /// one round.
+    ///
+    /// # Errors
+    ///
+    /// [`EncodeError::PageSet`] if the bytes are not as many as the pages; otherwise as for [`image`](Self::image).
+    pub fn batch(
+        &mut self,
+        round: u64,
+        pages: &PageSet,
+        bytes: &[u8],
+        past: &mut dyn LastSent,
+        choose: Choose<'_>,
+        sink: Sink<'_, 'static>,
+    ) -> Result<Batched, EncodeError> {
+        if bytes.len() as u64 != pages.len() * PAGE_SIZE as u64 {
+            return Err(EncodeError::PageSet("it is not as long as its bytes"));
+        }
+        self.history.set_rewrites();
+        let changed = changed(self.setup.level, pages, bytes, past);
+        let sent = changed.as_ref().map_or(0, PageSet::len);
+        let mut batched = Batched { sent, unchanged: pages.len() - sent, bytes: 0 };
+        let Some(changed) = changed else { return Ok(batched) };
+        let page_count = self.setup.header.layout.page_count();
+        let batch = Batch { page_count, pages, bytes, past };
+        let mut own = |frame: OutFrame<'_>| {
+            batched.bytes += frame.len();
+            sink(frame.into_owned())
+        };
+        self.blocks(&batch, round, &changed, choose, &mut own)?;
+        let mut ordinal = 0;
+        for range in pages.ranges() {
+            let len = (range.end - range.start) as usize * PAGE_SIZE;
+            past.sent(range.start, &bytes[ordinal..ordinal + len]);
+            ordinal += len;
+        }
+        Ok(batched)
+    }
+
+    fn blocks<'s, S: PageSource + ?Sized>(
+        &mut self,
+        source: &'s S,
+        round: u64,
+        pages: &PageSet,
+        choose: Choose<'_>,
+        sink: Sink<'_, 's>,
+    ) -> Result<(), EncodeError>
+    where
+        'a: 's,
+    {
+        let Setup { header, references, guest, worker, level, top, cancel } = &self.setup;
+        let encoder: BlockEncoder<'s, S> =
+            BlockEncoder::new(source, references, *worker, *level, *top, false)?.round(round);
+        let encoder = match guest {
+            Some(guest) => encoder.with_guest(guest),
+            None => encoder,
+        };
+        if !self.learned {
+            self.history.learn(&encoder, cancel)?;
+            self.learned = true;
+        }
+        let block_pages = header.block_pages;
+        let mut count = |block: &CodedBlock<'_>| {
+            self.digest.update(&block.digest());
+            self.pages += block.delivers();
+            self.blocks += 1;
+            self.sequence += 1;
+            self.sequence - 1
+        };
+        let mut send = |how: How, block: CodedBlock<'s>| {
+            let sequence = count(&block);
+            sink(OutFrame::of_block(sequence, block, how.effort, false))
+        };
+        let mut next = 0;
+        let history = &mut self.history;
+        let sets = || {
+            if cancel.is_cancelled() {
+                return Err(EncodeError::Cancelled);
+            }
+            if next == pages.len() {
+                return Ok(None);
+            }
+            let choice = choose();
+            let end = pages.len().min(next + choice.pages.clamp(1, block_pages));
+            let set = PageSet::from_ranges(pages.slice(next..end))?;
+            next = end;
+            Ok(Some((choice.how, set)))
+        };
+        run(&encoder, history, sets, |how, set| encoder.scan_as(set, how), &mut send)?;
+        // What was left for later comes in the order in which the guest sees it.
+        let mut left = history.leftovers(&encoder, block_pages);
+        let lists = || {
+            if cancel.is_cancelled() {
+                return Err(EncodeError::Cancelled);
+            }
+            Ok(left.next().map(|list| (choose().how, list)))
+        };
+        run(&encoder, history, lists, |how, list| encoder.sample_as(list, how), &mut send)
+    }
+}
+
+/// Takes sets of pages through the three steps of coding, several at once, and hands on their blocks in order.
+fn run<'s, S: PageSource + ?Sized, T: Send>(
+    encoder: &BlockEncoder<'s, S>,
+    history: &mut History,
+    next: impl FnMut() -> Result<Option<(How, T)>, EncodeError> + Send,
+    scan: impl Fn(How, T) -> Result<Scanned, EncodeError> + Sync,
+    send: &mut (impl FnMut(How, CodedBlock<'s>) -> Result<(), EncodeError> + Send),
+) -> Result<(), EncodeError> {
+    let steps = Steps {
+        source: next,
+        spread: |(how, pages): (How, T)| Ok((how, scan(how, pages)?)),
+        ordered: |(how, scanned)| Ok((how, history.settle(encoder, scanned)?)),
+        again: |(how, settled)| Ok((how, encoder.code(&settled)?)),
+        sink: |(how, block): (How, CodedBlock<'s>)| send(how, block),
+    };
+    pipeline::run(rayon::current_num_threads() + 1, steps)
+}
+
+/// Finds out what a guest's image says of itself, and adds the kernel that it runs to its references, if one of them has it.
+///
+/// # Errors
+///
+/// [`EncodeError::Cancelled`].
+pub fn read_image(
+    image: &MemoryImage,
+    references: &[Reference],
+    kernels: Option<&KernelCache>,
+    cancel: &Cancel,
+) -> Result<(Option<Guest>, Vec<Reference>), EncodeError> {
+    let (guest, kernel) = read_guest(image, image.layout(), references, kernels, cancel)?;
+    Ok((guest, references.iter().cloned().chain(kernel).collect()))
+}
+
+/// Codes a block of a session once more, under the same number, so that it refers to nothing outside of itself: for a
+/// destination that could not verify it. `source` gives the pages as they were sent.
+///
+/// # Errors
+///
+/// As for [`Encoder::image`].
+pub fn alone<'s, S: PageSource + ?Sized>(
+    setup: &Setup<'s>,
+    source: &'s S,
+    round: u64,
+    pages: PageSet,
+    sequence: u64,
+) -> Result<OutFrame<'s>, EncodeError> {
+    let effort = Effort::Fast;
+    let encoder: BlockEncoder<'s, S> =
+        BlockEncoder::new(source, setup.references, setup.worker, setup.level, effort, false)?.round(round);
+    let how = How { effort, reach: Reach::Alone };
+    let mut history = History::of_nothing(pages.len());
+    let block = encoder.code(&history.settle(&encoder, encoder.scan_as(pages, how)?)?)?;
+    Ok(OutFrame::of_block(sequence, block, effort, false))
+}
+
+/// As [`alone`], for a block of a batch: `block` are those pages of the batch that it held.
+///
+/// # Errors
+///
+/// As for [`Encoder::batch`].
+pub fn alone_of_batch(
+    setup: &Setup<'_>,
+    round: u64,
+    (pages, bytes): (&PageSet, &[u8]),
+    block: PageSet,
+    sequence: u64,
+) -> Result<OutFrame<'static>, EncodeError> {
+    if bytes.len() as u64 != pages.len() * PAGE_SIZE as u64 {
+        return Err(EncodeError::PageSet("it is not as long as its bytes"));
+    }
+    let page_count = setup.header.layout.page_count();
+    let batch = Batch { page_count, pages, bytes, past: &NothingSent };
+    let setup = Setup { header: setup.header.clone(), cancel: setup.cancel.clone(), ..*setup };
+    Ok(alone(&setup, &batch, round, block, sequence)?.into_owned())
+}
+
+/// Those of the pages that are not as they were sent last.
+fn changed(level: Level, pages: &PageSet, bytes: &[u8], past: &dyn LastSent) -> Option<PageSet> {
+    let numbers: Vec<u64> = pages.ranges().flatten().collect();
+    let differs = |(page, bytes): (&u64, &[u8; PAGE_SIZE])| {
+        let mut last = [0; PAGE_SIZE];
+        !(past.read(*page, &mut last) && page_eq(level, &last, bytes))
+    };
+    let changed: Vec<bool> =
+        numbers.par_iter().zip(bytes.as_chunks::<PAGE_SIZE>().0).with_min_len(64).map(differs).collect();
+    let ranges = numbers.iter().zip(changed).filter(|(_, changed)| *changed).map(|(&page, _)| page..page + 1);
+    PageSet::from_ranges(ranges).ok()
+}

@@ -1,0 +1,308 @@
+//! From records to batches of pages and scripts.
+//!
+//! Records gather until there are enough of them, the stream pauses, or a page comes that is in the batch already; then the batch's
+//! pages are sent, and after them the script that writes those records.
+//!
+//! A recorded stream must come back byte for byte, so each of its records is in a script. Live, the destination only must end up with the
+//! same memory, and there is something to save: a page that is as it was sent last needs no record, and one that keeps changing is
+//! *held* until it rests for a round or the guest is stopped ([`Holding`]), for all that is sent of it before is wasted.
+
+use std::collections::BTreeMap;
+
+use super::parse::{Events, RamBlock, Record};
+use super::script::Script;
+use crate::page::{PAGE_SIZE, Page, PageSet};
+
+/// Pages of a batch.
+const BATCH_PAGES: usize = 4096;
+/// Bytes of a script after which it is sent, whether there are pages or not.
+const SCRIPT: usize = 1 << 20;
+/// A page that has come so many times is held back.
+const HOT: u8 = 3;
+
+/// Takes what becomes of a stream.
+pub trait Consumer {
+    /// What can go wrong.
+    type Error: From<std::io::Error>;
+
+    /// The blocks of RAM are known; comes before everything else.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends the work.
+    fn start(&mut self, machine: &str, blocks: &[RamBlock]) -> Result<(), Self::Error>;
+
+    /// New versions of pages, in the order of the set.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends the work.
+    fn pages(&mut self, round: u64, pages: PageSet, bytes: Vec<u8>) -> Result<(), Self::Error>;
+
+    /// A script, to be run when all pages so far are in place.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends the work.
+    fn script(&mut self, script: Vec<u8>) -> Result<(), Self::Error>;
+
+    /// Whether a page is as it was sent last.
+    fn is_unchanged(&mut self, _page: u64, _content: &Page) -> bool {
+        false
+    }
+
+    /// A round ended: all pages that were dirty have come once more.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends the work.
+    fn round(&mut self, _round: RoundEnd) -> Result<(), Self::Error> {
+        Ok(())
+    }
+
+    /// From here on the stream is carried as it is.
+    fn opaque(&mut self, _why: &str) {}
+}
+
+/// What a round came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RoundEnd {
+    /// Its number, from 0.
+    pub round: u64,
+    /// Records of pages.
+    pub records: u64,
+    /// Pages that were passed on.
+    pub sent: u64,
+    /// Pages that were as before.
+    pub unchanged: u64,
+    /// Pages that are held back.
+    pub held: u64,
+}
+
+/// How pages that keep changing are dealt with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    /// Pages that may be held back at a time: what they take in memory, and to be sent while the guest is stopped.
+    pub pages: usize,
+}
+
+/// Turns a stream's events into what a [`Consumer`] takes.
+#[derive(Debug)]
+pub struct Transcoder<C> {
+    to: C,
+    /// None for recorded streams, of which every record counts.
+    holding: Option<Holding>,
+    blocks: Vec<RamBlock>,
+    script: Script,
+    /// The batch: page numbers and where their bytes are, `None` for zeros.
+    batch: BTreeMap<u64, Option<usize>>,
+    bytes: Vec<u8>,
+    round: RoundEnd,
+    last_page: Option<u64>,
+    /// How often each page has come; live only.
+    times: Vec<u8>,
+    held: BTreeMap<u64, Held>,
+    started: bool,
+}
+
+/// The latest version of a page that was not passed on.
+#[derive(Debug)]
+struct Held {
+    content: Option<Box<Page>>,
+    round: u64,
+}
+
+impl<C: Consumer> Transcoder<C> {
+    /// For a recorded stream.
+    pub fn exact(to: C) -> Self {
+        Self::new(to, None)
+    }
+
+    /// For a stream whose destination is a running QEMU.
+    pub fn live(to: C, holding: Holding) -> Self {
+        Self::new(to, Some(holding))
+    }
+
+    fn new(to: C, holding: Option<Holding>) -> Self {
+        Transcoder {
+            to,
+            holding,
+            blocks: Vec::new(),
+            script: Script::default(),
+            batch: BTreeMap::new(),
+            bytes: Vec::new(),
+            round: RoundEnd::default(),
+            last_page: None,
+            times: Vec::new(),
+            held: BTreeMap::new(),
+            started: false,
+        }
+    }
+
+    /// Hands over what is left, after the stream's end.
+    ///
+    /// # Errors
+    ///
+    /// What the consumer says.
+    pub fn finish(mut self) -> Result<C, C::Error> {
+        self.flush()?;
+        if self.last_page.is_some() {
+            self.end_round()?;
+        }
+        Ok(self.to)
+    }
+
+    /// The consumer.
+    pub fn consumer(&mut self) -> &mut C {
+        &mut self.to
+    }
+
+    fn flush(&mut self) -> Result<(), C::Error> {
+        if !self.started {
+            return Ok(());
+        }
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            let pages = PageSet::from_ranges(batch.keys().map(|&page| page..page + 1));
+            let pages = pages.map_err(std::io::Error::other)?;
+            let mut bytes = vec![0; batch.len() * PAGE_SIZE];
+            for (at, to) in batch.values().zip(bytes.chunks_exact_mut(PAGE_SIZE)) {
+                if let Some(at) = at {
+                    to.copy_from_slice(&self.bytes[*at..*at + PAGE_SIZE]);
+                }
+            }
+            self.bytes.clear();
+            self.to.pages(self.round.round, pages, bytes)?;
+        }
+        if !self.script.is_empty() {
+            let script = self.script.take();
+            self.to.script(script)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a page into the batch, and its record into the script.
+    fn pass_on(
+        &mut self,
+        block: usize,
+        page: u64,
+        named: Option<bool>,
+        content: Option<&Page>,
+    ) -> Result<(), C::Error> {
+        let number = self.blocks[block].first_page + page;
+        if self.batch.contains_key(&number) || self.batch.len() == BATCH_PAGES {
+            self.flush()?;
+        }
+        let is_zero = content.is_none_or(|content| content.iter().all(|&byte| byte == 0));
+        let at = content.filter(|_| !is_zero).map(|content| {
+            self.bytes.extend_from_slice(content);
+            self.bytes.len() - PAGE_SIZE
+        });
+        self.batch.insert(number, at);
+        self.round.sent += 1;
+        self.script.record(block, page, named, is_zero, content.is_some());
+        Ok(())
+    }
+
+    /// The block that a page belongs to, and its place there.
+    fn place(&self, number: u64) -> Option<(usize, u64)> {
+        let after = self.blocks.partition_point(|block| block.first_page + block.pages <= number);
+        self.blocks.get(after).map(|block| (after, number - block.first_page))
+    }
+
+    fn end_round(&mut self) -> Result<(), C::Error> {
+        self.round.held = self.held.len() as u64;
+        self.to.round(self.round)?;
+        self.round = RoundEnd { round: self.round.round + 1, ..RoundEnd::default() };
+        Ok(())
+    }
+
+    /// Whether a live page goes no further for now.
+    fn holds(&mut self, number: u64, content: Option<&Page>, limit: usize) -> bool {
+        const ZERO: Page = [0; PAGE_SIZE];
+        if self.to.is_unchanged(number, content.unwrap_or(&ZERO)) {
+            // It is what the destination has, so whatever was held of it is out of date.
+            self.held.remove(&number);
+            self.round.unchanged += 1;
+            return true;
+        }
+        let times = &mut self.times[number as usize];
+        *times = times.saturating_add(1);
+        if *times >= HOT && (self.held.contains_key(&number) || self.held.len() < limit) {
+            let content = content.map(|content| Box::new(*content));
+            self.held.insert(number, Held { content, round: self.round.round });
+            return true;
+        }
+        self.held.remove(&number);
+        false
+    }
+}
+
+impl<C: Consumer> Events for Transcoder<C> {
+    type Error = C::Error;
+
+    fn blocks(&mut self, machine: &str, blocks: &[RamBlock]) -> Result<(), C::Error> {
+        self.blocks = blocks.to_vec();
+        blocks.iter().for_each(|block| self.script.block(block));
+        if self.holding.is_some() {
+            let pages: u64 = blocks.iter().map(|block| block.pages).sum();
+            self.times = vec![0; pages as usize];
+        }
+        self.started = true;
+        self.to.start(machine, blocks)
+    }
+
+    fn bytes(&mut self, bytes: &[u8]) -> Result<(), C::Error> {
+        for part in bytes.chunks(SCRIPT / 2) {
+            self.script.bytes(part);
+            if self.script.len() > SCRIPT {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn record(&mut self, record: Record<'_>) -> Result<(), C::Error> {
+        let Record { block, page, named, content } = record;
+        let number = self.blocks[block].first_page + page;
+        // QEMU goes through its memory in order; where it begins anew, so does a round.
+        if self.last_page.is_some_and(|last| number <= last) {
+            self.flush()?;
+            self.end_round()?;
+        }
+        self.last_page = Some(number);
+        self.round.records += 1;
+        match self.holding {
+            None => self.pass_on(block, page, Some(named), content),
+            Some(holding) => {
+                if self.holds(number, content, holding.pages) {
+                    return Ok(());
+                }
+                // Records are left out, so whether one must name its block is another matter than it was.
+                self.pass_on(block, page, None, content)
+            }
+        }
+    }
+
+    fn section_end(&mut self, last: bool) -> Result<(), C::Error> {
+        let now = self.round.round;
+        let rests = |held: &Held| last || held.round + 1 < now;
+        let ready: Vec<u64> =
+            self.held.iter().filter(|(_, held)| rests(held)).map(|(&number, _)| number).collect();
+        for number in ready {
+            if let (Some(held), Some((block, page))) = (self.held.remove(&number), self.place(number)) {
+                self.pass_on(block, page, None, held.content.as_deref())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn idle(&mut self) -> Result<(), C::Error> {
+        self.flush()
+    }
+
+    fn opaque(&mut self, why: &str) {
+        self.to.opaque(why);
+    }
+}

@@ -1,0 +1,469 @@
+//! Sessions: rounds over a guest that changes, blocks of mixed efforts, blocks asked for again, what a destination kept.
+//!
+//! The slow decoder reads each session, too, and must come to the same memory.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mig_engine::live::{
+    self, Applied, Arrival, Arrivals, Batched, Choice, Destination, Encoder, FlatFile, Have, InMemory,
+    LastSent, OutFrame, Rounds, Setup,
+};
+use mig_engine::{
+    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, Frame, FrameRead, FrameReader, Header, How,
+    ImageFormat, ImageLayout, OpaqueStore, PageSet, PageStore, Reach, Reference,
+};
+use mig_tests::engine::{self, References, level, open_image};
+use mig_tests::handmade::Random;
+use mig_tests::reference::{self, PAGE, Rules};
+use mig_tests::{compare, sample};
+
+const PAGES: u64 = 2048;
+const BLOCK: u64 = 512;
+
+fn header(references: &[Reference]) -> Header {
+    let needs = references.iter().map(|reference| reference.need().clone()).collect();
+    let layout = open_image(sample::memory()).layout().clone();
+    assert_eq!(layout.format(), ImageFormat::Raw);
+    Header::new(layout, Effort::Balanced, BLOCK, needs)
+}
+
+fn setup<'a>(references: &'a [Reference], worker: &'a CpuWorker) -> Setup<'a> {
+    let header = header(references);
+    let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
+    Setup { header, references, guest: None, worker, level: level(), top, cancel: Cancel::new() }
+}
+
+/// One effort for all.
+fn always(effort: Effort) -> impl Fn() -> Choice + Sync {
+    move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK }
+}
+
+/// Every effort and block size in turn.
+fn mixed() -> impl Fn() -> Choice + Sync {
+    let count = AtomicUsize::new(0);
+    move || {
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        let effort = Effort::AVAILABLE[count % Effort::AVAILABLE.len()];
+        let reach = if count % 7 == 6 { Reach::Guest } else { Reach::All };
+        Choice { how: How { effort, reach }, pages: 100 + count as u64 * 37 % BLOCK }
+    }
+}
+
+/// A destination in memory, with the pieces that came.
+struct Memory {
+    store: engine::Store,
+    pieces: Mutex<Vec<u8>>,
+}
+
+impl Memory {
+    fn new(layout: &ImageLayout) -> Self {
+        Memory { store: engine::Store::new(layout), pieces: Mutex::default() }
+    }
+}
+
+impl PageStore for Memory {
+    fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
+        self.store.write(first_page, bytes)
+    }
+
+    fn write_zero(&self, first_page: u64, pages: u64) -> io::Result<()> {
+        self.store.write_zero(first_page, pages)
+    }
+
+    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        self.store.read(page, offset, out)
+    }
+}
+
+impl OpaqueStore for Memory {
+    fn write_opaque(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.store.write_opaque(offset, bytes)
+    }
+}
+
+impl Destination for Memory {
+    fn piece(&self, bytes: &[u8]) -> Result<(), DecodeError> {
+        self.pieces.lock().unwrap().extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// A guest whose pages change, and a session that follows it.
+struct Guest {
+    memory: Vec<u8>,
+    random: Random,
+}
+
+impl Guest {
+    fn page(&mut self, page: u64) -> &mut [u8] {
+        &mut self.memory[page as usize * PAGE..][..PAGE]
+    }
+
+    /// Changes some words of a page.
+    fn scribble(&mut self, page: u64) {
+        for _ in 0..4 {
+            let (at, word) = (self.random.below(512) as usize * 8, self.random.word());
+            self.page(page)[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+
+    fn capture(&self, pages: &PageSet) -> Vec<u8> {
+        let ranges = pages.ranges().map(|range| range.start as usize * PAGE..range.end as usize * PAGE);
+        ranges.flat_map(|range| self.memory[range].to_vec()).collect()
+    }
+}
+
+fn set(pages: impl IntoIterator<Item = u64>) -> PageSet {
+    let mut pages: Vec<u64> = pages.into_iter().collect();
+    pages.sort_unstable();
+    pages.dedup();
+    PageSet::from_ranges(pages.into_iter().map(|page| page..page + 1)).unwrap()
+}
+
+fn write(stream: &mut Vec<u8>, frame: &OutFrame<'_>) {
+    frame.parts().for_each(|part| stream.extend_from_slice(part));
+}
+
+/// Sends a guest through several rounds; gives the stream, the guest's memory at its end, and the bytes of each round.
+fn session(
+    references: &[Reference],
+    past: &mut dyn LastSent,
+    choose: live::Choose<'_>,
+) -> (Vec<u8>, Vec<u8>, Vec<Batched>) {
+    let worker = CpuWorker { level: level() };
+    let mut encoder = Encoder::new(setup(references, &worker)).unwrap();
+    let mut guest = Guest { memory: sample::older().to_vec(), random: Random::new(5) };
+    let mut stream = Vec::new();
+    let mut rounds = Vec::new();
+    write(&mut stream, &encoder.header());
+    let mut send = |round, guest: &Guest, pages: &PageSet, stream: &mut Vec<u8>| {
+        let bytes = guest.capture(pages);
+        let mut sink = |frame: OutFrame<'static>| {
+            write(stream, &frame);
+            Ok(())
+        };
+        encoder.batch(round, pages, &bytes, past, choose, &mut sink).unwrap()
+    };
+    // All of it, in batches of different sizes.
+    for range in [0..700, 700..701, 701..PAGES] {
+        rounds.push(send(0, &guest, &set(range), &mut stream));
+    }
+    // What a desktop changed in ten minutes.
+    let differs = |page: &u64| {
+        let page = *page as usize;
+        sample::page(sample::memory(), page) != sample::page(sample::older(), page)
+    };
+    let dirty = set((0..PAGES).filter(differs));
+    for page in dirty.ranges().flatten() {
+        let new = sample::page(sample::memory(), page as usize).to_vec();
+        guest.page(page).copy_from_slice(&new);
+    }
+    rounds.push(send(1, &guest, &dirty, &mut stream));
+    // Words change; pages move, swap, become zero, become others; many are as they were.
+    for round in 2..6 {
+        let mut dirty: Vec<u64> = (0..200).map(|_| guest.random.below(PAGES)).collect();
+        for &page in &dirty[..100] {
+            guest.scribble(page);
+        }
+        for pair in dirty[100..160].to_vec().chunks(2) {
+            let (one, other) = (guest.page(pair[0]).to_vec(), guest.page(pair[1]).to_vec());
+            guest.page(pair[0]).copy_from_slice(&other);
+            guest.page(pair[1]).copy_from_slice(&one);
+        }
+        for &page in &dirty[160..170] {
+            guest.page(page).fill(0);
+        }
+        for pair in dirty[170..180].to_vec().chunks(2) {
+            let one = guest.page(pair[0]).to_vec();
+            guest.page(pair[1]).copy_from_slice(&one);
+        }
+        dirty.push(0);
+        guest.scribble(0);
+        rounds.push(send(round, &guest, &set(dirty), &mut stream));
+    }
+    let state = vec![round_bytes(&rounds) as u8; 10_000];
+    write(&mut stream, &encoder.piece(&state).unwrap());
+    write(&mut stream, &encoder.end());
+    (stream, guest.memory, rounds)
+}
+
+fn round_bytes(rounds: &[Batched]) -> u64 {
+    rounds.iter().map(|round| round.bytes).sum()
+}
+
+/// Reads a session with the engine, and with the slow decoder.
+fn check(name: &str, stream: &[u8], truth: &[u8], references: &References) -> Applied {
+    let mut frames = FrameReader::new(stream, 1 << 28);
+    let first = frames.read_frame().unwrap().unwrap();
+    let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+    let to = Memory::new(&header.layout);
+    let cancel = Cancel::new();
+    let applied = live::apply_file(&header, &references.at_hand(), level(), &to, frames, &cancel);
+    let applied = applied.unwrap_or_else(|error| panic!("{name}: {error}"));
+    compare::same_bytes("memory", &to.store.into_bytes(), truth)
+        .unwrap_or_else(|why| panic!("{name}: {why}"));
+    assert_eq!(applied.distinct, PAGES, "{name}");
+    let slow = reference::decode_as(stream, &references.bytes(), Rules::Any);
+    let slow = slow.unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(slow.complete, "{name}");
+    compare::same_bytes("slow", &slow.file, truth).unwrap_or_else(|why| panic!("{name}: {why}"));
+    let pieces = to.pieces.into_inner().unwrap();
+    assert_eq!((pieces.len(), &pieces), (10_000, &slow.pieces), "{name}");
+    applied
+}
+
+#[test]
+fn rounds_arrive_whatever_is_remembered() {
+    let all = References::of(Some(sample::disk()), Some(sample::memory()));
+    for references in [References::none(), all] {
+        let open = references.open(true);
+        for (name, limit) in [("nothing", 0), ("little", 1 << 20), ("all", 1 << 26)] {
+            let (stream, truth, rounds) = session(&open, &mut InMemory::new(limit), &mixed());
+            check(name, &stream, &truth, &references);
+            assert_eq!(rounds.len(), 8);
+        }
+        let mut flat = FlatFile::new(tempfile::tempfile().unwrap(), PAGES).unwrap();
+        let (stream, truth, _) = session(&open, &mut flat, &mixed());
+        check("a file", &stream, &truth, &references);
+        // What the source remembers is then what the destination has.
+        let mut kept = vec![0; truth.len()];
+        flat.read_pages(0, &mut kept).unwrap();
+        compare::same_bytes("kept", &kept, &truth).unwrap();
+        assert!(flat.is_complete());
+    }
+}
+
+/// Remembering pays: words that changed, not pages, travel in later rounds.
+#[test]
+fn a_page_that_comes_again_is_coded_against_its_last_version() {
+    for effort in Effort::AVAILABLE.into_iter().filter(|effort| *effort > Effort::Store) {
+        let (_, _, forgetful) = session(&[], &mut InMemory::new(0), &always(effort));
+        let (stream, truth, mindful) = session(&[], &mut InMemory::new(1 << 26), &always(effort));
+        check(effort.name(), &stream, &truth, &References::none());
+        let (without, with) = (round_bytes(&forgetful[3..]), round_bytes(&mindful[3..]));
+        eprintln!("{effort}: later rounds take {with} bytes, {without} without what was sent before");
+        assert!(with * 2 < without, "{effort}: {with} bytes, {without} without");
+        // Pages that are as they were are not sent at all.
+        assert!(mindful[4..].iter().all(|round| round.unchanged > 10), "{mindful:?}");
+        assert!(forgetful.iter().all(|round| round.unchanged == 0));
+    }
+}
+
+/// The sibling of the comparisons above: one wrong bit at the end is seen by both decoders.
+#[test]
+fn a_wrong_session_is_not_taken() {
+    let (stream, truth, _) = session(&[], &mut InMemory::new(1 << 26), &always(Effort::Fast));
+    let mut other = truth;
+    other[77 * PAGE] ^= 1;
+    let caught = std::panic::catch_unwind(|| check("changed", &stream, &other, &References::none()));
+    assert!(caught.is_err());
+}
+
+/// A guest that never rests: hot pages are held back, and what is sent in all stays small.
+#[test]
+fn pages_that_keep_changing_are_sent_once() {
+    let worker = CpuWorker { level: level() };
+    let send_all = |hold: bool| {
+        let mut encoder = Encoder::new(setup(&[], &worker)).unwrap();
+        let mut guest = Guest { memory: sample::memory().to_vec(), random: Random::new(9) };
+        let (mut past, mut stream) = (InMemory::new(1 << 24), Vec::new());
+        let mut rounds = Rounds::new(PAGES);
+        write(&mut stream, &encoder.header());
+        let mut send = |round, guest: &Guest, pages: Option<&PageSet>| {
+            let Some(pages) = pages else { return Batched::default() };
+            let mut sink = |frame: OutFrame<'static>| {
+                write(&mut stream, &frame);
+                Ok(())
+            };
+            let bytes = guest.capture(pages);
+            encoder.batch(round, pages, &bytes, &mut past, &always(Effort::Fast), &mut sink).unwrap()
+        };
+        send(0, &guest, Some(&set(0..PAGES)));
+        let (mut sent, mut most_held) = (0, 0);
+        for round in 1..=10 {
+            let hot: Vec<u64> = (100..200).chain((0..10).map(|_| guest.random.below(PAGES))).collect();
+            hot.iter().for_each(|&page| guest.scribble(page));
+            let dirty = set(hot);
+            let now = rounds.next(Some(&dirty), round == 10).unwrap();
+            let now = if hold { now } else { Some(dirty) };
+            let batched = send(round, &guest, now.as_ref());
+            let report = rounds.report(&batched, 1e6);
+            assert_eq!(report.round, round);
+            most_held = most_held.max(report.held);
+            sent += batched.sent;
+        }
+        assert_eq!(rounds.held(), 0);
+        write(&mut stream, &encoder.piece(&[7; 10_000]).unwrap());
+        write(&mut stream, &encoder.end());
+        check("a guest that never rests", &stream, &guest.memory, &References::none());
+        (sent, most_held)
+    };
+    let ((held, most), (plain, _)) = (send_all(true), send_all(false));
+    assert!((100..120).contains(&most), "{most} pages held back");
+    // Of ten rounds, the first two and the last carry the hot pages.
+    assert!(held < 450 && plain > 1050, "{held} pages sent, {plain} without holding any back");
+}
+
+/// A destination whose disk was changed behind its back asks for blocks again, and gets them.
+struct Asking<'a> {
+    frames: Mutex<VecDeque<(u64, Vec<u8>)>>,
+    make: &'a (dyn Fn(u64, u32) -> Vec<u8> + Sync),
+    asked: Mutex<Vec<(u64, u32)>>,
+    good: Mutex<Vec<u64>>,
+}
+
+impl Arrivals for Asking<'_> {
+    fn next(&self) -> Result<Option<Arrival>, DecodeError> {
+        let next = self.frames.lock().unwrap().pop_front();
+        Ok(next.map(|(sequence, bytes)| Arrival { sequence, frame: Frame::parse(&bytes, sequence) }))
+    }
+
+    fn again(&self, sequence: u64, attempt: u32, why: DecodeError) -> Result<Arrival, DecodeError> {
+        self.asked.lock().unwrap().push((sequence, attempt));
+        if attempt > 3 {
+            return Err(why);
+        }
+        let bytes = (self.make)(sequence, attempt);
+        Ok(Arrival { sequence, frame: Frame::parse(&bytes, sequence) })
+    }
+
+    fn verified(&self, sequence: u64, _: u64) {
+        self.good.lock().unwrap().push(sequence);
+    }
+}
+
+#[test]
+fn what_does_not_verify_comes_again_without_references() {
+    let good = References::of(Some(sample::disk()), Some(sample::older()));
+    let mut disk = sample::disk().to_vec();
+    for page in disk.chunks_mut(PAGE).step_by(3) {
+        page[100] ^= 1;
+    }
+    let changed = References::of(Some(&disk), Some(sample::older())).at_hand();
+    let open = good.open(true);
+    let image = open_image(sample::memory());
+    let worker = CpuWorker { level: level() };
+    let mut encoder = Encoder::new(setup(&open, &worker)).unwrap();
+    let mut frames = Vec::new();
+    frames.push(encoder.header());
+    let mut sink = |frame: OutFrame<'static>| {
+        frames.push(frame);
+        Ok(())
+    };
+    let mut own = |frame: OutFrame<'_>| sink(frame.into_owned());
+    encoder.image(&image, None, &always(Effort::Balanced), &mut own).unwrap();
+    frames.push(encoder.end());
+    let bytes = |frame: &OutFrame<'_>| frame.parts().flatten().copied().collect::<Vec<u8>>();
+    let sent: VecDeque<(u64, Vec<u8>)> =
+        frames[1..].iter().map(|frame| (frame.sequence(), bytes(frame))).collect();
+    let blocks = frames.iter().filter(|frame| frame.pages().is_some()).count();
+    assert_eq!(blocks as u64, PAGES / BLOCK);
+
+    let header = &encoder.setup().header;
+    let apply = |make: &(dyn Fn(u64, u32) -> Vec<u8> + Sync)| {
+        let to = Memory::new(&header.layout);
+        let (asked, verified) = (Mutex::default(), Mutex::default());
+        let asking = Asking { frames: Mutex::new(sent.clone()), make, asked, good: verified };
+        let cancel = Cancel::new();
+        let applied = live::apply(header, &changed, level(), &to, &asking, &cancel);
+        (
+            applied,
+            to.store.into_bytes(),
+            asking.asked.into_inner().unwrap(),
+            asking.good.into_inner().unwrap(),
+        )
+    };
+    let alone = |sequence: u64| {
+        let pages = frames[sequence as usize].pages().unwrap().clone();
+        bytes(&live::alone(encoder.setup(), &image, 0, pages, sequence).unwrap())
+    };
+    let (applied, memory, asked, verified) = apply(&|sequence, _| alone(sequence));
+    let applied = applied.unwrap();
+    compare::same_bytes("memory", &memory, sample::memory()).unwrap();
+    assert!(!asked.is_empty() && asked.iter().all(|(_, attempt)| *attempt == 1), "{asked:?}");
+    assert_eq!(applied.again, asked.len() as u64);
+    assert_eq!(verified, (1..frames.len() as u64).collect::<Vec<_>>());
+
+    // A link that spoils a frame twice, and one that always does.
+    let spoiled = |sequence, attempt| {
+        let mut bytes = alone(sequence);
+        if attempt < 3 {
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1;
+        }
+        bytes
+    };
+    let (applied, memory, asked, _) = apply(&spoiled);
+    applied.unwrap();
+    compare::same_bytes("memory", &memory, sample::memory()).unwrap();
+    assert!(asked.iter().any(|(_, attempt)| *attempt == 3));
+    let (applied, _, _, verified) = apply(&|sequence, _| {
+        let mut bytes = alone(sequence);
+        bytes[40] ^= 1;
+        bytes
+    });
+    assert!(applied.is_err());
+    assert!(verified.len() < frames.len() - 1, "nothing counts behind what failed");
+    // Blocks that stand alone do so: each can be read without anything before it, and without references.
+    for frame in frames.iter().filter(|frame| frame.pages().is_some()) {
+        let pages = frame.pages().unwrap().clone();
+        let block = live::alone(encoder.setup(), &image, 0, pages.clone(), 1).unwrap();
+        let mut stream = bytes(&frames[0]);
+        write(&mut stream, &block);
+        let slow = reference::decode_as(&stream, &[], Rules::Any).unwrap();
+        let range = pages.first() as usize * PAGE..pages.end() as usize * PAGE;
+        compare::same_bytes("block", &slow.file[range.clone()], &sample::memory()[range]).unwrap();
+    }
+}
+
+/// What an interrupted destination has is not sent again, and is verified all the same.
+#[test]
+fn what_is_there_is_only_named() {
+    let image = open_image(sample::memory());
+    // Three ranges survived, and a part of a fourth.
+    let mut there = vec![0; sample::memory().len()];
+    let some = 1700 * PAGE;
+    there[..some].copy_from_slice(&sample::memory()[..some]);
+    there[600 * PAGE] ^= 1;
+    let mut records = vec![Default::default(); PAGES as usize];
+    mig_simd::page_scan(level(), &there, &mut records);
+    let have = Have::from_fingerprints(256, records.iter().map(mig_simd::PageRecord::fingerprint128));
+    let worker = CpuWorker { level: level() };
+    let mut encoder = Encoder::new(setup(&[], &worker)).unwrap();
+    let (mut stream, mut kept, mut sent) = (Vec::new(), 0, 0);
+    write(&mut stream, &encoder.header());
+    let mut sink = |frame: OutFrame<'_>| {
+        if frame.is_kept() {
+            kept += 1;
+            assert!(frame.len() < 400, "{} bytes for a block that is there", frame.len());
+        } else {
+            sent += frame.pages().map_or(0, PageSet::len);
+        }
+        write(&mut stream, &frame);
+        Ok(())
+    };
+    encoder.image(&image, Some(&have), &mixed(), &mut sink).unwrap();
+    write(&mut stream, &encoder.end());
+    // Ranges of 256 pages: 0, 1, 3, 4, 5 are whole; 2 has a flipped bit, 6 is there in part.
+    assert_eq!((kept, sent), (5, 3 * 256));
+
+    let mut frames = FrameReader::new(stream.as_slice(), 1 << 28);
+    let first = frames.read_frame().unwrap().unwrap();
+    let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+    let to = Memory::new(&header.layout);
+    to.store.write(0, &there).unwrap();
+    live::apply_file(&header, &[], level(), &to, frames, &Cancel::new()).unwrap();
+    compare::same_bytes("memory", &to.store.into_bytes(), sample::memory()).unwrap();
+    // A destination that does not have it after all notices.
+    let frames = {
+        let mut frames = FrameReader::new(stream.as_slice(), 1 << 28);
+        frames.read_frame().unwrap();
+        frames
+    };
+    let to = Memory::new(&header.layout);
+    let error = live::apply_file(&header, &[], level(), &to, frames, &Cancel::new()).unwrap_err();
+    assert!(matches!(error, DecodeError::Digest { first_page: 0, .. }), "{error}");
+}
