@@ -74,10 +74,8 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
         let within = self.within(block.how.reach);
         let sampled: Vec<(u8, &Reference)> =
             (1..).zip(within).filter(|(_, reference)| reference.samples().is_some()).collect();
-        let placed: Vec<(u8, &Reference)> = (1..)
-            .zip(within)
-            .filter(|(_, reference)| reference.kind() != ReferenceKind::Disk)
-            .collect();
+        let placed: Vec<(u8, &Reference)> =
+            (1..).zip(within).filter(|(_, reference)| reference.kind() != ReferenceKind::Disk).collect();
         let task = |task: usize| -> Result<Likeness, EncodeError> {
             let mut found = Likeness::default();
             let mut scratch = Box::new(Scratch {

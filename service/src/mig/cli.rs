@@ -7,6 +7,8 @@ use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mig_engine::{Effort, FormatChoice, GpuChoice, GpuMode};
+use mig_service::keys::Host;
+use mig_service::transfer::EffortChoice;
 
 /// Packs the memory of desktop VMs by understanding it.
 ///
@@ -25,7 +27,10 @@ Exit codes:
   1    a file can't be read or written, or the like
   2    the command line is wrong
   3    the input is damaged, or is not what it should be
-  4    a reference that the packed file needs is missing or has changed
+  4    a reference that is needed is missing or has changed
+  5    the other host can't be reached, was silent for too long, refused, or failed
+  6    the migration was cancelled at the other end
+  7    all was sent, but the other end did not confirm that it is complete
   130  interrupted; nothing was written";
 
 #[derive(Debug, Subcommand)]
@@ -36,6 +41,9 @@ pub(crate) enum Command {
     Index(IndexArgs),
     Inspect(InspectArgs),
     Devices(DevicesArgs),
+    Send(SendArgs),
+    Receive(ReceiveArgs),
+    Keys(KeysArgs),
     Demo(DemoArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
@@ -204,6 +212,104 @@ fn measuring_time(text: &str) -> Result<f64, String> {
         Ok(number) => Err(format!("{number} is not from 0 to 3600")),
         Err(error) => Err(error.to_string()),
     }
+}
+
+/// How to reach the other host
+#[derive(Debug, Args)]
+pub(crate) struct LinkArgs {
+    /// Folder with ca.pem, cert.pem and key.pem of this host, as `mig keys` makes it
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) keys: Option<PathBuf>,
+    /// Without TLS: for tests, on loopback only
+    #[arg(long, conflicts_with = "keys")]
+    pub(crate) insecure: bool,
+    /// Connections for data [default: one for each core, at most 16]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub(crate) connections: Option<u8>,
+    /// Seconds of silence, or without progress, after which the link counts as broken
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) timeout: u32,
+    /// Seconds to try to connect again, or to wait for the other host to do so
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=86400))]
+    pub(crate) retry: u32,
+}
+
+/// Send a VM's memory to another host, where `mig receive` or `migd` takes it
+#[derive(Debug, Args)]
+pub(crate) struct SendArgs {
+    /// Memory image (raw, ELF core, LiME, QEMU mapped-ram, Firecracker, Cloud Hypervisor)
+    pub(crate) file: PathBuf,
+    /// Where to
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) to: String,
+    /// Name that the other host's certificate must have, if it is not HOST
+    #[arg(long, value_name = "NAME")]
+    pub(crate) peer: Option<String>,
+    /// What the VM is called [default: the file's name without its ending]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) vm: Option<String>,
+    #[command(flatten)]
+    pub(crate) references: ReferenceArgs,
+    /// How hard to compress: auto (as the link asks for), store, fast or balanced
+    #[arg(short, long, default_value = "auto")]
+    pub(crate) effort: EffortChoice,
+    /// Format of the image, if it is not what it looks like
+    #[arg(long)]
+    pub(crate) format: Option<FormatChoice>,
+    #[command(flatten)]
+    pub(crate) link: LinkArgs,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+    /// Print what happens as lines of JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Wait for one migration and receive it
+#[derive(Debug, Args)]
+pub(crate) struct ReceiveArgs {
+    /// The image to write; it appears when all of it is verified
+    #[arg(short, long, value_name = "OUT")]
+    pub(crate) output: PathBuf,
+    /// Where to listen; port 0 is any that is free
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: String,
+    /// The only host that may send: the name in its certificate [default: all that the CA has signed]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) from: Option<String>,
+    #[command(flatten)]
+    pub(crate) references: ReferenceArgs,
+    #[command(flatten)]
+    pub(crate) link: LinkArgs,
+    /// MiB of data that may be held before it is verified
+    #[arg(long, value_name = "MiB", default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..=65536))]
+    pub(crate) window: u64,
+    /// GiB of the largest guest to take
+    #[arg(long, value_name = "GiB", default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=1048576))]
+    pub(crate) max_size: u64,
+    #[command(flatten)]
+    pub(crate) work: WorkArgs,
+    /// Replace the output file if it exists
+    #[arg(short, long)]
+    pub(crate) force: bool,
+    /// Print what happens as lines of JSON on standard output
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Make a private CA, and certificates for hosts
+#[derive(Debug, Args)]
+pub(crate) struct KeysArgs {
+    /// Folder for them; a CA that is there is used again
+    pub(crate) folder: PathBuf,
+    /// Hosts, with further names and addresses that they are reached by
+    #[arg(required = true, value_name = "NAME[=ADDRESS,...]")]
+    pub(crate) hosts: Vec<Host>,
+    /// Days that the hosts' certificates are valid
+    #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=36500))]
+    pub(crate) days: u32,
 }
 
 /// Pack and unpack real desktop memory that this program carries, beside gzip and zstd

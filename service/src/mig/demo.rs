@@ -16,12 +16,12 @@ use mig_engine::image::WriteAs;
 use mig_engine::{
     BlockStats, DecodeLimits, Effort, FileStore, Level, MemoryImage, Packer, Reference, Unpacker,
 };
+use mig_service::human;
+use mig_service::output::print;
+use mig_service::references::resolve;
 
 use crate::cli::DemoArgs;
-use crate::human;
-use crate::output::print;
 use crate::pack::kinds_table;
-use crate::references::resolve;
 use crate::run::{Run, threads};
 
 const MEMORY: &[u8] = include_bytes!("../../../tests/data/sample.mem.zst");

@@ -6,9 +6,9 @@ use mig_engine::gpu::{Adapter, ScanRate, measure_all};
 use serde_json::json;
 
 use crate::cli::DevicesArgs;
-use crate::human;
-use crate::output::print;
 use crate::run::Run;
+use mig_service::human;
+use mig_service::output::print;
 
 pub(crate) fn run(args: &DevicesArgs, run: &Run) -> Result<()> {
     let adapters = Gpu::adapters();

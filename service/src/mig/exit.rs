@@ -4,22 +4,16 @@ use std::process::ExitCode;
 
 use mig_engine::image::ImageError;
 use mig_engine::{DecodeError, EncodeError, UnpackError};
-
-/// A problem that has an exit code of its own, where the error's type does not tell.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum Problem {
-    /// Something the user said can't be done.
-    #[error("{0}")]
-    Usage(String),
-    /// A needed reference is missing or has changed.
-    #[error("{0}")]
-    Reference(String),
-}
+use mig_service::problem::Problem;
+use mig_service::wire::{Code, WireError};
 
 const FAILED: u8 = 1;
 const USAGE: u8 = 2;
 const DAMAGED: u8 = 3;
 const REFERENCE: u8 = 4;
+const OTHER_END: u8 = 5;
+const CANCELLED_THERE: u8 = 6;
+const UNCONFIRMED: u8 = 7;
 const INTERRUPTED: u8 = 130;
 
 /// The exit code for an error; the program's help lists them.
@@ -32,7 +26,12 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match problem {
             Problem::Usage(_) => USAGE,
             Problem::Reference(_) => REFERENCE,
+            Problem::Unconfirmed(_) => UNCONFIRMED,
+            _ => FAILED,
         });
+    }
+    if let Some(error) = cause.downcast_ref() {
+        return Some(code_of_wire(error));
     }
     if let Some(EncodeError::Cancelled) = cause.downcast_ref() {
         return Some(INTERRUPTED);
@@ -44,6 +43,17 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(code_of_decode(error));
     }
     cause.downcast_ref().and_then(code_of_image)
+}
+
+fn code_of_wire(error: &WireError) -> u8 {
+    match error {
+        WireError::Cancelled => INTERRUPTED,
+        WireError::CancelledThere(_) => CANCELLED_THERE,
+        WireError::Keys(_) => USAGE,
+        WireError::Failed { code: Code::Damaged, .. } => DAMAGED,
+        WireError::Failed { code: Code::Reference, .. } => REFERENCE,
+        _ => OTHER_END,
+    }
 }
 
 /// Nothing where it was the system that refused, and not the image.

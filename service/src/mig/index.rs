@@ -1,30 +1,16 @@
 //! `mig index`.
 
-use std::fs::File;
-use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use mig_engine::reference::{DiskImage, FileStamp, Identity, Index, IndexBuilder, SourceTie};
-use mig_engine::{Level, Progress, Reference, ReferenceKind, fingerprints};
+use mig_engine::reference::{Index, IndexBuilder};
+use mig_engine::{Level, Progress, Reference, fingerprints};
+use mig_service::human;
+use mig_service::output::print;
+use mig_service::references::{saved_index, tie_of};
 
 use crate::cli::IndexArgs;
-use crate::human;
-use crate::output::print;
-use crate::references::saved_index;
 use crate::run::{Bar, Run};
-
-/// The present state of a reference's files, which its index is tied to.
-pub(crate) fn tie_of(path: &Path, reference: &Reference) -> Result<SourceTie> {
-    match reference.kind() {
-        ReferenceKind::Disk => Ok(DiskImage::open(path)?.tie()?),
-        ReferenceKind::Memory => {
-            let stamp = FileStamp::of(&File::open(path)?)?;
-            let identity = Identity(u128::from_le_bytes(reference.need().identity));
-            Ok(SourceTie::new(identity, reference.need().blocks, &[stamp]))
-        }
-    }
-}
 
 pub(crate) fn run(args: &IndexArgs, run: &Run) -> Result<()> {
     let path = &args.image;

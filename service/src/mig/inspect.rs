@@ -7,15 +7,16 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use mig_engine::inspect::{StreamInfo, classify};
 use mig_engine::{Level, MemoryImage, Resolved};
+use mig_service::human;
+use mig_service::output::{Output, print};
+use mig_service::problem::Problem;
+use mig_service::references::{self, describe, is_packed};
 use serde_json::json;
 
 use crate::cli::InspectArgs;
-use crate::exit::Problem;
-use crate::human;
 use crate::map_svg::Map;
-use crate::output::{Output, print};
 use crate::pack::{blocks_json, kinds_table};
-use crate::references::{self, describe, is_packed};
+use crate::qemu;
 use crate::run::{Bar, Run};
 
 pub(crate) fn run(args: &InspectArgs, run: &Run) -> Result<()> {
@@ -31,13 +32,20 @@ pub(crate) fn run(args: &InspectArgs, run: &Run) -> Result<()> {
 }
 
 fn image(args: &InspectArgs, run: &Run) -> Result<()> {
+    // A stream's memory is copied out, and looked at like an image.
+    let stream = qemu::open_stream(&args.file, args.format)?;
     let image = MemoryImage::open(&args.file, args.format)?;
     let picture = args.svg.as_deref().map(|path| Output::new(path, true)).transpose()?;
     let mut map = Map::new(image.page_count());
     let bar = Bar::new("reading");
     let show = |progress| bar.show(progress);
+    let sizes = match &stream {
+        Some(stream) => qemu::guest_sizes(stream.start()),
+        None => vec![image.page_count()],
+    };
+    let machine = stream.map(|stream| mig_engine::qemu::machine_of(stream.start()));
     let stats = run.pool(&args.work)?.install(|| -> Result<_> {
-        let references = references::for_packing(&args.references.files, image.page_count(), run)?;
+        let references = references::for_packing(&args.references.files, &sizes, &run.cancel, None)?;
         Ok(classify(&image, &references, Level::best(), &run.cancel, Some(&show), |kinds| map.add(kinds))?)
     })?;
     bar.done();
@@ -55,7 +63,9 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
             .map(|s| json!({ "file_offset": s.file_offset, "pages": s.pages, "address": s.gpa }))
             .collect();
         let report = json!({
-            "format": layout.format().name(),
+            "format": if machine.is_some() { "qemu" } else { layout.format().name() },
+            "machine": machine.as_ref().map(|(machine, _)| machine),
+            "ram": machine.as_ref().map(|(_, ram)| ram.iter().map(qemu::block_json).collect::<Vec<_>>()),
             "file_bytes": layout.file_len(),
             "pages": image.page_count(),
             "segments": segments,
@@ -63,10 +73,13 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
         });
         return print(&format!("{report:#}\n"));
     }
+    let what = match &machine {
+        Some((machine, _)) => format!("QEMU migration stream of {machine}"),
+        None => format!("{} image", layout.format()),
+    };
     let mut text = format!(
-        "{}: {} image, {} of guest memory in {} segment{}\n",
+        "{}: {what}, {} of guest memory in {} segment{}\n",
         args.file.display(),
-        layout.format(),
         human::bytes(image.page_count() << 12),
         layout.segments().len(),
         if layout.segments().len() == 1 { "" } else { "s" },
@@ -74,6 +87,10 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
     for segment in layout.segments().iter().take(16) {
         let address = segment.gpa.map_or("no address".to_owned(), |gpa| format!("address {gpa:#x}"));
         text += &format!("  {address}: {}\n", human::bytes(segment.pages << 12));
+    }
+    for block in machine.iter().flat_map(|(_, ram)| ram) {
+        let name = String::from_utf8_lossy(&block.name);
+        text += &format!("  block {name}: {} pages\n", human::count(block.pages));
     }
     text += &kinds_table(&stats, false);
     print(&text)

@@ -9,14 +9,16 @@ mod demo;
 mod devices;
 mod exit;
 mod generate;
-mod human;
 mod index;
 mod inspect;
+mod keys;
 mod map_svg;
-mod output;
+mod migrate;
 mod pack;
-mod references;
+mod qemu;
+mod receive;
 mod run;
+mod send;
 mod unpack;
 
 use std::process::ExitCode;
@@ -39,6 +41,9 @@ fn main() -> ExitCode {
         Command::Index(args) => index::run(&args, &run),
         Command::Inspect(args) => inspect::run(&args, &run),
         Command::Devices(args) => devices::run(&args, &run),
+        Command::Send(args) => send::run(&args, &run),
+        Command::Receive(args) => receive::run(&args, &run),
+        Command::Keys(args) => keys::run(&args),
         Command::Demo(args) => demo::run(&args, &run),
         Command::Completions(args) => generate::completions(&args),
         Command::Man(args) => generate::man_pages(&args),

@@ -5,8 +5,7 @@ use std::fmt::Write;
 
 use mig_engine::inspect::PageKind;
 use mig_engine::{Class, Settled};
-
-use crate::human;
+use mig_service::human;
 
 /// Squares in a row.
 const COLUMNS: usize = 128;
@@ -20,7 +19,7 @@ const TOP: usize = 46;
 const LINE: usize = 20;
 
 /// What a square can show, with its colour: grey where nothing is sent, blue for references, warm for residual.
-const LEGEND: [(&str, &str); 10] = [
+const LEGEND: [(&str, &str); 20] = [
     ("zero", "#f2f2f2"),
     ("uniform", "#c9c9c9"),
     ("duplicate", "#b8a9d9"),
@@ -31,6 +30,16 @@ const LEGEND: [(&str, &str); 10] = [
     ("kernel pointers", "#d1495b"),
     ("sparse", "#f3c9a5"),
     ("other", "#8f9e4f"),
+    ("page tables", "#2a9d8f"),
+    ("memmap", "#1d6f65"),
+    ("slab", "#e76f51"),
+    ("other kernel", "#b5432a"),
+    ("reserved", "#7a1f1f"),
+    ("shmem", "#c77dba"),
+    ("anonymous", "#e9a03b"),
+    ("file", "#4a7fb5"),
+    ("free", "#dcdcc6"),
+    ("hugetlb", "#a0522d"),
 ];
 
 /// Collects pages in order, and draws them.
@@ -126,12 +135,14 @@ impl Map {
 
 fn place(kind: PageKind) -> usize {
     match kind {
-        PageKind::Settled(settled) => settled.kind().min(Settled::KINDS - 2),
-        PageKind::Residual(class) => Settled::KINDS - 1 + class as usize,
+        PageKind::Settled(settled) => settled.kind().min(Settled::Residual.kind() - 1),
+        PageKind::Residual(class) => SETTLED + class as usize,
     }
 }
 
-const _: () = assert!(LEGEND.len() == Settled::KINDS - 1 + Class::ALL.len());
+/// Kinds of pages that are settled.
+const SETTLED: usize = 4;
+const _: () = assert!(LEGEND.len() == SETTLED + Class::ALL.len());
 
 #[cfg(test)]
 mod tests {

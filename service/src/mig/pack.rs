@@ -1,22 +1,20 @@
 //! `mig pack`.
 
-use std::io;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mig_engine::{BlockStats, Class, Gpu, GpuMode, MemoryImage, PackSummary, Packer, Settled};
+use mig_engine::{BlockStats, Class, Gpu, GpuMode, MemoryImage, PackSummary, Packer};
+use mig_service::events::KINDS;
+use mig_service::human;
+use mig_service::output::{Output, is_dash, print, stdout_file};
+use mig_service::problem::Problem;
+use mig_service::references;
 use serde_json::{Value, json};
 
 use crate::cli::PackArgs;
-use crate::exit::Problem;
-use crate::human;
-use crate::output::{Output, is_dash, print, stdout_file};
-use crate::references;
+use crate::qemu;
 use crate::run::{Bar, Run};
-
-/// Names of the page kinds, in the format's order.
-pub(crate) const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual"];
 
 pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
     if is_dash(&args.output) && args.json {
@@ -31,12 +29,16 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         ))
     })?;
     let output = if is_dash(&args.output) { None } else { Some(Output::new(&args.output, args.force)?) };
+    if let Some(stream) = qemu::open_stream(&args.input, args.format)? {
+        return qemu::pack(args, stream, output, run);
+    }
     let image = open(&args.input, args)?;
     let pool = run.pool(&args.work)?;
     let bar = Bar::new("packing");
     let show = |progress| bar.show(progress);
     let summary = pool.install(|| -> Result<PackSummary> {
-        let references = references::for_packing(&args.references.files, image.page_count(), run)?;
+        let references =
+            references::for_packing(&args.references.files, &[image.page_count()], &run.cancel, None)?;
         let mut packer = Packer::new()
             .effort(args.effort)
             .random_access(args.random_access)
@@ -70,7 +72,7 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
 fn open(path: &Path, args: &PackArgs) -> Result<MemoryImage> {
     if is_dash(path) {
         // Pages packed before are compared and copied from, so the whole input must stay at hand.
-        let image = MemoryImage::spool(io::stdin().lock(), &std::env::temp_dir(), args.format);
+        let image = MemoryImage::spool(qemu::stdin(), &std::env::temp_dir(), args.format);
         return image.context("cannot read standard input");
     }
     MemoryImage::open(path, args.format).with_context(|| format!("cannot read {}", path.display()))

@@ -1,4 +1,4 @@
-//! References from the command line: disks, older images, older packed files, and their indexes.
+//! References in files: disks, older images, older packed files, and their indexes.
 
 use std::fs::File;
 use std::io::{BufReader, Read};
@@ -6,36 +6,65 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mig_engine::image::WriteAs;
-use mig_engine::reference::{Index, IndexError};
+use mig_engine::reference::{DiskImage, FileStamp, Identity, Index, IndexError, SourceTie};
 use mig_engine::{
-    Cancel, DecodeLimits, FileStore, Header, Level, MemoryImage, Reference, ReferenceNeed, Resolved,
-    UnpackError, Unpacker,
+    Cancel, DecodeLimits, FileStore, Header, KernelCache, Level, MemoryImage, OnProgress, Reference,
+    ReferenceKind, ReferenceNeed, Resolved, UnpackError, Unpacker,
 };
 
-use crate::exit::Problem;
 use crate::human;
-use crate::run::{Bar, Run};
+use crate::problem::Problem;
 
-/// Opens references to pack with: each gets its index, from beside it or built now.
+/// Opens references to pack with: each gets its index, from beside it or built now. `progress` is of unpacking those that
+/// are packed. A raw file is taken for memory if it has as many pages as one of `guest_pages`.
 ///
 /// Runs on the current rayon pool.
-pub(crate) fn for_packing(paths: &[PathBuf], guest_pages: u64, run: &Run) -> Result<Vec<Reference>> {
+///
+/// # Errors
+///
+/// Files that can't be opened, unpacked or indexed; [`mig_engine::EncodeError::Cancelled`].
+pub fn for_packing(
+    paths: &[PathBuf],
+    guest_pages: &[u64],
+    cancel: &Cancel,
+    progress: Option<OnProgress<'_>>,
+) -> Result<Vec<Reference>> {
     let mut references = Vec::new();
     for path in paths {
         let others: Vec<&PathBuf> = paths.iter().filter(|other| *other != path).collect();
-        let mut reference = open(path, guest_pages, &others, run)?;
+        let mut reference = open(path, guest_pages, &others, cancel, progress)?;
         let index = saved_index(path, &reference);
         match index {
             Some(index) => reference.set_index(index),
             None => {
                 log::info!("{}: building an index; `mig index` keeps one", path.display());
-                let built = reference.build_index(Level::best(), &run.cancel);
+                let built = reference.build_index(Level::best(), cancel);
                 built.map_err(interrupted).with_context(|| format!("cannot index {}", path.display()))?;
             }
         }
         references.push(reference);
     }
     Ok(references)
+}
+
+/// Opens references to unpack with: they need no index.
+///
+/// # Errors
+///
+/// As for [`for_packing`].
+pub fn for_unpacking(paths: &[PathBuf], guest_pages: &[u64], cancel: &Cancel) -> Result<Vec<Reference>> {
+    let open = |path: &PathBuf| {
+        let others: Vec<&PathBuf> = paths.iter().filter(|other| *other != path).collect();
+        open(path, guest_pages, &others, cancel, None)
+    };
+    paths.iter().map(open).collect()
+}
+
+/// Where this user's kernel images are kept: making one from its disk takes about a second.
+pub fn kernel_cache() -> Option<KernelCache> {
+    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let caches = variable("XDG_CACHE_HOME").or_else(|| Some(variable("HOME")?.join(".cache")))?;
+    Some(KernelCache::new(caches.join("mig").join("kernels")))
 }
 
 /// Cancelling is the same outcome, whoever noticed it.
@@ -46,13 +75,29 @@ fn interrupted(error: IndexError) -> anyhow::Error {
     }
 }
 
+/// The present state of a reference's files, which its index is tied to.
+///
+/// # Errors
+///
+/// Files that can't be looked at.
+pub fn tie_of(path: &Path, reference: &Reference) -> Result<SourceTie> {
+    match reference.kind() {
+        ReferenceKind::Disk | ReferenceKind::Derived => Ok(DiskImage::open(path)?.tie()?),
+        ReferenceKind::Memory => {
+            let stamp = FileStamp::of(&File::open(path)?)?;
+            let identity = Identity(u128::from_le_bytes(reference.need().identity));
+            Ok(SourceTie::new(identity, reference.need().blocks, &[stamp]))
+        }
+    }
+}
+
 /// The index beside a file, if there is one that fits.
-pub(crate) fn saved_index(path: &Path, reference: &Reference) -> Option<Index> {
+pub fn saved_index(path: &Path, reference: &Reference) -> Option<Index> {
     let index_path = Index::default_path(path);
     if !index_path.exists() {
         return None;
     }
-    let tie = match crate::index::tie_of(path, reference) {
+    let tie = match tie_of(path, reference) {
         Ok(tie) => tie,
         Err(error) => {
             log::warn!("{}: {error:#}", path.display());
@@ -68,25 +113,48 @@ pub(crate) fn saved_index(path: &Path, reference: &Reference) -> Option<Index> {
     }
 }
 
-fn open(path: &Path, guest_pages: u64, others: &[&PathBuf], run: &Run) -> Result<Reference> {
+fn open(
+    path: &Path,
+    guest_pages: &[u64],
+    others: &[&PathBuf],
+    cancel: &Cancel,
+    progress: Option<OnProgress<'_>>,
+) -> Result<Reference> {
     let context = || format!("cannot use {} as a reference", path.display());
     if is_packed(path).with_context(context)? {
-        let image = unpack_to_scratch(path, others, &run.cancel).with_context(context)?;
+        let image = unpack_to_scratch(path, others, cancel, progress).with_context(context)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
         return Reference::memory(image, name).with_context(context);
     }
-    Reference::open(path, guest_pages).with_context(context)
+    let mut reference =
+        Reference::open(path, guest_pages.first().copied().unwrap_or(0)).with_context(context)?;
+    for &pages in guest_pages.iter().skip(1) {
+        if reference.kind() == ReferenceKind::Memory {
+            break;
+        }
+        reference = Reference::open(path, pages).with_context(context)?;
+    }
+    Ok(reference)
 }
 
 /// Whether a file starts as a stream does.
-pub(crate) fn is_packed(path: &Path) -> Result<bool> {
+///
+/// # Errors
+///
+/// A file that can't be read.
+pub fn is_packed(path: &Path) -> Result<bool> {
     let mut magic = [0; 4];
     let mut file = File::open(path)?;
     Ok(file.metadata()?.is_file() && file.read(&mut magic)? == 4 && magic == *b"MiGf")
 }
 
 /// Unpacks an older .mig into an unlinked temporary file, to be read as the image it holds.
-fn unpack_to_scratch(path: &Path, others: &[&PathBuf], cancel: &Cancel) -> Result<MemoryImage> {
+fn unpack_to_scratch(
+    path: &Path,
+    others: &[&PathBuf],
+    cancel: &Cancel,
+    progress: Option<OnProgress<'_>>,
+) -> Result<MemoryImage> {
     let input = BufReader::with_capacity(1 << 20, File::open(path)?);
     let unpacker = Unpacker::new(input, DecodeLimits::default())?;
     let references = resolve(unpacker.header(), others)?;
@@ -94,15 +162,18 @@ fn unpack_to_scratch(path: &Path, others: &[&PathBuf], cancel: &Cancel) -> Resul
     let file = tempfile::tempfile().context("cannot make a temporary file")?;
     let layout = unpacker.header().layout.clone();
     let store = FileStore::new(file, &layout, WriteAs::Same, &scratch)?;
-    let bar = Bar::new("unpacking reference");
-    let show = |progress| bar.show(progress);
-    unpacker.cancel(cancel.clone()).on_progress(&show).unpack(&references, &store)?;
-    bar.done();
+    let ignore = |_| {};
+    let progress = progress.unwrap_or(&ignore);
+    unpacker.cancel(cancel.clone()).on_progress(progress).unpack(&references, &store)?;
     Ok(MemoryImage::from_file(store.into_file(), None)?)
 }
 
 /// Finds what a stream needs among files; what is missing is an error that says what was there instead.
-pub(crate) fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec<Option<Reference>>> {
+///
+/// # Errors
+///
+/// [`Problem::Reference`] for what is missing; files that can't be opened.
+pub fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec<Option<Reference>>> {
     if header.references.is_empty() {
         return Ok(Vec::new());
     }
@@ -119,7 +190,7 @@ pub(crate) fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec
         let others: Vec<PathBuf> =
             paths.iter().map(|path| path.as_ref().to_owned()).filter(|other| other != path).collect();
         let others: Vec<&PathBuf> = others.iter().collect();
-        match unpack_to_scratch(path, &others, &Cancel::new()) {
+        match unpack_to_scratch(path, &others, &Cancel::new(), None) {
             Ok(image) => {
                 resolved.offer(header, Reference::memory(image, path.to_string_lossy().into_owned())?);
             }
@@ -149,13 +220,13 @@ pub(crate) fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec
 }
 
 /// One reference in one line.
-pub(crate) fn describe(need: &ReferenceNeed) -> String {
+pub fn describe(need: &ReferenceNeed) -> String {
     let identity: String = need.identity.iter().rev().map(|byte| format!("{byte:02x}")).collect();
     format!("{} {:?}, {}, identity {identity}", need.kind.name(), need.name, human::bytes(need.blocks << 12))
 }
 
 /// Says how far a failed unpacking came.
-pub(crate) fn explain(error: UnpackError) -> anyhow::Error {
+pub fn explain(error: UnpackError) -> anyhow::Error {
     let UnpackError { done, source } = error;
     let pages = done.pages;
     let error = anyhow::Error::new(source);

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::NamedTempFile;
 
-use crate::exit::Problem;
+use crate::problem::Problem;
 
 /// A file that appears under its name only when it is finished. Dropped before that, it leaves nothing.
 ///
 /// What is no regular file, such as a device or a pipe, is written to as it is, and never replaced.
 #[derive(Debug)]
-pub(crate) struct Output {
+pub struct Output {
     target: Target,
     path: PathBuf,
 }
@@ -27,7 +27,11 @@ enum Target {
 
 impl Output {
     /// Starts a file that is to be at `path`.
-    pub(crate) fn new(path: &Path, force: bool) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn new(path: &Path, force: bool) -> Result<Self> {
         let exists = path.metadata().ok();
         if exists.as_ref().is_some_and(|metadata| !metadata.is_file()) {
             let file = File::options().read(true).write(true).open(path);
@@ -45,7 +49,11 @@ impl Output {
     }
 
     /// The unfinished file, for reading and writing.
-    pub(crate) fn file(&self) -> Result<File> {
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn file(&self) -> Result<File> {
         let file = match &self.target {
             Target::Temporary { file, .. } => file.as_file(),
             Target::Special(file) => file,
@@ -54,12 +62,16 @@ impl Output {
     }
 
     /// Syncs the file and gives it its name.
-    pub(crate) fn finish(self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn finish(self) -> Result<()> {
         let Target::Temporary { file, force } = self.target else { return Ok(()) };
         let path = self.path;
         let rename = || -> io::Result<()> {
             file.as_file().sync_all()?;
-            set_usual_mode(file.as_file())?;
+            set_private(file.as_file())?;
             if force {
                 file.persist(&path)?;
             } else {
@@ -74,13 +86,17 @@ impl Output {
 
 /// Temporary files are private; guest memory stays so unless the user's umask was asked, which it can't be
 /// without changing it. So: readable by the owner only.
-fn set_usual_mode(file: &File) -> io::Result<()> {
+///
+/// # Errors
+///
+/// What the system says.
+pub fn set_private(file: &File) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     file.set_permissions(std::fs::Permissions::from_mode(0o600))
 }
 
 /// The folder of a file.
-pub(crate) fn folder_of(path: &Path) -> &Path {
+pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
@@ -88,18 +104,26 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 }
 
 /// Whether a path stands for standard input or output.
-pub(crate) fn is_dash(path: &Path) -> bool {
+pub fn is_dash(path: &Path) -> bool {
     path == Path::new("-")
 }
 
 /// Standard output without the line buffer.
-pub(crate) fn stdout_file() -> Result<File> {
+///
+/// # Errors
+///
+/// What the system says.
+pub fn stdout_file() -> Result<File> {
     let handle = io::stdout().as_fd().try_clone_to_owned();
     Ok(File::from(handle.context("cannot write to standard output")?))
 }
 
 /// Prints text that may be long; a reader that went away is no error.
-pub(crate) fn print(text: &str) -> Result<()> {
+///
+/// # Errors
+///
+/// What the system says.
+pub fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

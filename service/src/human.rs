@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Bytes in units of 1024, three digits: `153 MiB`, `1.46 GiB`.
-pub(crate) fn bytes(count: u64) -> String {
+pub fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = 0;
@@ -20,7 +20,7 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// A count with separators: `524,288`.
-pub(crate) fn count(number: u64) -> String {
+pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
     for (place, digit) in digits.chars().enumerate() {
@@ -33,12 +33,12 @@ pub(crate) fn count(number: u64) -> String {
 }
 
 /// A part of a whole: `37.4 %`.
-pub(crate) fn percent(part: u64, whole: u64) -> String {
+pub fn percent(part: u64, whole: u64) -> String {
     format!("{:.1} %", if whole == 0 { 0.0 } else { part as f64 * 100.0 / whole as f64 })
 }
 
 /// Bytes over time: `1.53 GB/s`, `820 MB/s`. Decimal, as links and memory are quoted.
-pub(crate) fn rate(bytes: u64, time: Duration) -> String {
+pub fn rate(bytes: u64, time: Duration) -> String {
     let per_second = bytes as f64 / time.as_secs_f64().max(1e-9);
     if per_second >= 1e9 {
         format!("{:.2} GB/s", per_second / 1e9)
@@ -48,7 +48,7 @@ pub(crate) fn rate(bytes: u64, time: Duration) -> String {
 }
 
 /// Seconds: `0.43 s`.
-pub(crate) fn seconds(time: Duration) -> String {
+pub fn seconds(time: Duration) -> String {
     format!("{:.2} s", time.as_secs_f64())
 }
 

@@ -1,0 +1,192 @@
+//! The controller against a simulated encoder and link: whole transfers, at every speed, and changes in mid-flight.
+
+use super::*;
+
+/// A machine on which the real costs are not what the controller supposes.
+struct World {
+    costs: Vec<(Effort, f64, f64, f64)>,
+    cores: [f64; 2],
+    same_machine: bool,
+    /// Bytes a second, at a time.
+    rate: fn(f64) -> f64,
+    /// Of guest pages, those that are residual.
+    residual: f64,
+}
+
+const EFFORTS: [Effort; 4] = [Effort::Store, Effort::Fast, Effort::Balanced, Effort::Dense];
+
+impl World {
+    fn new(rate: fn(f64) -> f64) -> Self {
+        // Slower processors than supposed, and another guest.
+        let costs = vec![
+            (Effort::Store, 4100.0, 5.0e-6, 4.0e-6),
+            (Effort::Fast, 900.0, 20.0e-6, 9.0e-6),
+            (Effort::Balanced, 820.0, 29.0e-6, 10.0e-6),
+            (Effort::Dense, 560.0, 210.0e-6, 50.0e-6),
+        ];
+        World { costs, cores: [4.0, 4.0], same_machine: false, rate, residual: 0.4 }
+    }
+
+    /// Sends so many pages; gives the time, and for each time step the share of each effort.
+    fn run(&self, controller: &mut Controller, pages: u64) -> (f64, Vec<(f64, Effort)>) {
+        const STEP: f64 = 0.002;
+        let (mut time, mut left) = (0.0, pages as f64);
+        let mut queue = 0.0;
+        // Blocks being coded: effort, pages, processor time still needed.
+        let mut coding: Option<(Choice, f64, f64)> = None;
+        let mut blocked: Option<(Choice, f64)> = None;
+        let mut seen = Observed { backlogged: true, ..Observed::default() };
+        let mut log = Vec::new();
+        let cost = |effort: Effort| self.costs.iter().find(|cost| cost.0 == effort).copied().unwrap();
+        while left > 0.0 || queue > 0.0 || coding.is_some() || blocked.is_some() {
+            time += STEP;
+            // The link, and the receiver, which keeps up or holds it back.
+            let can = (self.rate)(time) * STEP;
+            let sent = f64::min(can, queue);
+            queue -= sent;
+            seen.delivered += sent as u64;
+            seen.backlogged &= queue > 1000.0;
+            // The encoder has all processors.
+            let mut budget = self.cores[0] * STEP;
+            while budget > 0.0 {
+                if let Some((choice, pages)) = blocked.take() {
+                    if queue > controller.backlog() as f64 {
+                        blocked = Some((choice, pages));
+                        break;
+                    }
+                    let bytes = pages * self.residual * cost(choice.how.effort).1;
+                    controller.block(
+                        choice.how.effort,
+                        pages as u64,
+                        (pages * self.residual) as u64,
+                        bytes as u64,
+                    );
+                    queue += bytes;
+                }
+                if coding.is_none() {
+                    if left <= 0.0 {
+                        break;
+                    }
+                    let choice = controller.choose(queue as u64);
+                    log.push((time, choice.how.effort));
+                    let pages = f64::min(choice.pages as f64, left);
+                    left -= pages;
+                    let (_, _, sender, receiver) = cost(choice.how.effort);
+                    let shared = if self.same_machine { receiver + 1e-6 / self.residual } else { 0.0 };
+                    coding = Some((choice, pages, pages * (self.residual * (sender + shared) + 0.6e-6)));
+                }
+                if let Some((choice, pages, needs)) = coding.take() {
+                    let spent = f64::min(budget, needs);
+                    budget -= spent;
+                    seen.used[0] += spent;
+                    if needs > spent {
+                        coding = Some((choice, pages, needs - spent));
+                    } else {
+                        blocked = Some((choice, pages));
+                        seen.used[1] += pages * self.residual * cost(choice.how.effort).3;
+                    }
+                }
+            }
+            seen.idle[0] = Some(budget / (self.cores[0] * STEP)).map(|now| {
+                let before = seen.idle[0].unwrap_or(now);
+                before * 0.95 + now * 0.05
+            });
+            seen.seconds += STEP;
+            if seen.seconds >= 0.1 {
+                controller.observe(&seen);
+                let idle = seen.idle;
+                seen = Observed { backlogged: true, idle, ..Observed::default() };
+            }
+        }
+        (time, log)
+    }
+
+    fn controller(&self) -> Controller {
+        Controller::new(&EFFORTS, self.cores.map(|cores| cores as u32), self.same_machine, 5)
+    }
+}
+
+/// Mbit/s to bytes a second.
+const MBIT: f64 = 1e6 / 8.0;
+
+#[test]
+fn as_good_as_the_best_effort_at_every_speed() {
+    let rates: [fn(f64) -> f64; 8] = [
+        |_| 20.0 * MBIT,
+        |_| 100.0 * MBIT,
+        |_| 300.0 * MBIT,
+        |_| 1000.0 * MBIT,
+        |_| 2500.0 * MBIT,
+        |_| 5000.0 * MBIT,
+        |_| 10_000.0 * MBIT,
+        |_| 40_000.0 * MBIT,
+    ];
+    for same_machine in [false, true] {
+        for rate in rates {
+            let world = World { same_machine, ..World::new(rate) };
+            let pages = 2 << 20;
+            let fixed = EFFORTS.map(|effort| world.run(&mut Controller::fixed(effort, 5), pages).0);
+            let best = fixed.into_iter().fold(f64::MAX, f64::min);
+            let (auto, log) = world.run(&mut world.controller(), pages);
+            let share = |effort| log.iter().filter(|(_, used)| *used == effort).count() * 100 / log.len();
+            eprintln!(
+                "{:6.0} Mbit/s, same machine {same_machine}: {auto:.2} s; fixed {fixed:.2?}; blocks {:?} %",
+                rate(0.0) / MBIT,
+                EFFORTS.map(share)
+            );
+            assert!(auto <= best * 1.05, "{auto:.2} s, best fixed {best:.2} s");
+        }
+    }
+}
+
+#[test]
+fn a_tenfold_change_is_followed_within_a_second() {
+    for (slower, rate) in [
+        (true, (|time| if time < 5.0 { 10_000.0 * MBIT } else { 1000.0 * MBIT }) as fn(f64) -> f64),
+        (true, |time| if time < 5.0 { 2000.0 * MBIT } else { 200.0 * MBIT }),
+        (false, |time| if time < 5.0 { 1000.0 * MBIT } else { 10_000.0 * MBIT }),
+        (false, |time| if time < 5.0 { 200.0 * MBIT } else { 2000.0 * MBIT }),
+    ] {
+        let world = World::new(rate);
+        let (_, log) = world.run(&mut world.controller(), 16 << 20);
+        let mean = |from: f64, to: f64| {
+            let used: Vec<f64> = log
+                .iter()
+                .filter(|(time, _)| (from..to).contains(time))
+                .map(|(_, effort)| f64::from(*effort as u8))
+                .collect();
+            assert!(!used.is_empty(), "no block between {from} and {to} s");
+            used.iter().sum::<f64>() / used.len() as f64
+        };
+        let (before, after) = (mean(3.5, 5.0), mean(6.0, 7.5));
+        let settled = mean(7.5, 9.0);
+        eprintln!("{} to {}: {before:.2}, {after:.2}, {settled:.2}", rate(0.0) / MBIT, rate(9.0) / MBIT);
+        assert!(if slower { after > before + 0.15 } else { after < before - 0.15 });
+        // Of the way between the two, at least two thirds are made.
+        let way = (after - before) / (settled - before);
+        assert!(way > 0.66, "a second after the change: {way:.2} of the way");
+    }
+}
+
+#[test]
+fn a_fixed_effort_stays() {
+    let mut controller = Controller::fixed(Effort::Balanced, 3);
+    for _ in 0..10 {
+        controller.block(Effort::Balanced, 8192, 3000, 2_000_000);
+        controller.observe(&Observed { seconds: 0.1, delivered: 1 << 30, ..Observed::default() });
+        assert_eq!(controller.choose(0).how.effort, Effort::Balanced);
+    }
+}
+
+#[test]
+fn nonsense_does_no_harm() {
+    let mut controller = Controller::new(&Effort::AVAILABLE, [0, 0], true, 0);
+    controller.observe(&Observed::default());
+    controller.block(Effort::Max, 0, 0, 0);
+    controller.block(Effort::Fast, 0, 0, 1 << 40);
+    for seconds in [0.0, 1e-9, 1e9] {
+        controller.observe(&Observed { seconds, backlogged: true, ..Observed::default() });
+        let choice = controller.choose(u64::MAX);
+        assert!(PAGES.contains(&choice.pages) && controller.backlog() >= MIN_BACKLOG);
+    }
+}

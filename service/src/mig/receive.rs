@@ -1,0 +1,93 @@
+//! `mig receive`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use mig_engine::{Level, PAGE_SIZE};
+use mig_service::events::{Event, ProgressEvent};
+use mig_service::human;
+use mig_service::output::print;
+use mig_service::references;
+use mig_service::session::Outcome;
+use mig_service::transfer::{ImageTarget, OneShot, Receiving};
+use mig_service::wire::hello::Refusal;
+use mig_service::wire::{Listener, WireError};
+use serde_json::json;
+
+use crate::cli::ReceiveArgs;
+use crate::migrate::Show;
+use crate::run::{Run, threads};
+
+/// How often progress is told.
+const PROGRESS: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(args: &ReceiveArgs, run: &Run) -> Result<()> {
+    let shot = OneShot {
+        target: ImageTarget { path: args.output.clone(), force: args.force },
+        references: args.references.files.clone(),
+        receiving: Receiving {
+            threads: threads(&args.work),
+            limits: args.link.limits(),
+            window: args.window << 20,
+            block_pages: 8192,
+            max_pages: args.max_size << 18,
+            kernels: references::kernel_cache(),
+            level: Level::best(),
+        },
+        from: args.from.clone(),
+        cancel: run.cancel.clone(),
+    };
+    let listener = Listener::bind(&args.listen, args.link.security()?, args.link.silence())?;
+    let waiting = shot.start(listener)?;
+    let address = waiting.address();
+    if args.json {
+        print(&format!("{}\n", json!({ "event": "listening", "address": address.to_string() })))?;
+    } else {
+        eprintln!("waiting for a migration on {address}");
+    }
+    let show = Show::new("receiving", args.json);
+    let mut rate = (Instant::now(), 0);
+    let outcome = loop {
+        if let Some(outcome) = waiting.outcome(PROGRESS) {
+            break outcome;
+        }
+        if let Some(session) = waiting.session() {
+            let ((wire_bytes, pages), passed) = (session.progress(), rate.0.elapsed().as_secs_f64());
+            let total_pages = session.proposal.pages;
+            let seconds = session.elapsed().as_secs_f64();
+            show.event(&Event::Progress(ProgressEvent {
+                pages,
+                total_pages,
+                wire_bytes,
+                rate: wire_bytes.saturating_sub(rate.1) as f64 / passed.max(1e-3),
+                effort: "as the sender chooses".into(),
+                seconds,
+                seconds_left: (pages > 0 && total_pages >= pages)
+                    .then(|| (total_pages - pages) as f64 * seconds / pages as f64),
+            }));
+            rate = (Instant::now(), wire_bytes);
+        }
+    };
+    show.clear();
+    match outcome {
+        Outcome::Complete(complete) => {
+            if args.json {
+                let bytes = complete.bytes;
+                return print(&format!(
+                    "{}\n",
+                    json!({ "event": "done", "pages": complete.pages, "wire_bytes": bytes })
+                ));
+            }
+            eprintln!(
+                "{}: {} received and verified, {} on the wire",
+                args.output.display(),
+                human::bytes(complete.pages * PAGE_SIZE as u64),
+                human::bytes(complete.bytes)
+            );
+            Ok(())
+        }
+        Outcome::Failed(Refusal { code, message }) => Err(WireError::Failed { code, message }.into()),
+        Outcome::Cancelled => Err(WireError::Cancelled.into()),
+        Outcome::CancelledThere(reason) => Err(WireError::CancelledThere(reason).into()),
+    }
+}

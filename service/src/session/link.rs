@@ -1,0 +1,160 @@
+//! The sender's view of its link: what the meter says, turned into what the controller wants to know.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use mig_engine::live::{Choice, OutFrame};
+use mig_engine::{Effort, Settled};
+
+use super::lock;
+use super::outbox::{Outbox, Sent};
+use crate::controller::{Controller, Observed, Plan};
+use crate::load::Load;
+use crate::wire::Meter;
+
+/// How long to measure at least, in microseconds of the receiver's clock.
+const INTERVAL: u64 = 100_000;
+/// Fewer bytes than these on their way, and the link may have run dry.
+const DRY: u64 = 48 << 10;
+
+/// What the link does, and the controller that follows it.
+#[derive(Debug)]
+pub struct Link {
+    state: Mutex<State>,
+    receiver_cores: f64,
+    sender_cores: f64,
+}
+
+#[derive(Debug)]
+struct State {
+    controller: Controller,
+    /// At the start of the present interval.
+    meter: Meter,
+    load: Load,
+    since: Instant,
+    /// The latest.
+    latest: Meter,
+    least_waiting: u64,
+}
+
+/// For reports.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LinkView {
+    /// Bytes a second, once known.
+    pub rate: Option<f64>,
+    /// Efforts in use.
+    pub plan: Plan,
+    /// What the receiver said last.
+    pub meter: Meter,
+}
+
+impl Link {
+    /// A link of which nothing is known yet, between hosts with so many processors.
+    pub fn new(controller: Controller, sender_cores: u32, receiver_cores: u32) -> Self {
+        let state = State {
+            controller,
+            meter: Meter::default(),
+            load: Load::now(),
+            since: Instant::now(),
+            latest: Meter::default(),
+            least_waiting: u64::MAX,
+        };
+        let [sender_cores, receiver_cores] =
+            [sender_cores, receiver_cores].map(|cores| f64::from(cores.max(1)));
+        Link { state: Mutex::new(state), receiver_cores, sender_cores }
+    }
+
+    /// Bytes that are not with the receiver yet.
+    fn waiting(state: &State, sent: &Sent) -> u64 {
+        (sent.bytes + sent.queued).saturating_sub(state.latest.received)
+    }
+
+    /// Takes note of what the receiver says; now and then makes a new plan.
+    pub fn meter(&self, meter: Meter, outbox: &Outbox<'_>) {
+        let sent = outbox.sent();
+        let mut state = lock(&self.state);
+        state.latest = meter;
+        state.least_waiting = state.least_waiting.min(Self::waiting(&state, &sent));
+        let first = state.meter == Meter::default();
+        let passed = meter.time.saturating_sub(state.meter.time);
+        // A receiver that was started anew counts from zero.
+        if first || meter.time < state.meter.time || meter.received < state.meter.received {
+            state.start_interval(meter);
+            return;
+        }
+        let delivered = meter.received - state.meter.received;
+        if passed < INTERVAL || delivered < DRY && passed < 5 * INTERVAL {
+            return;
+        }
+        let seconds = passed as f64 / 1e6;
+        let load = Load::now();
+        let here = state.since.elapsed().as_secs_f64().max(1e-6);
+        let micros = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e6;
+        let idle = |now: u64, then: u64, cores: f64, seconds: f64| {
+            (now > 0).then(|| (micros(now, then) / (cores * seconds)).clamp(0.0, 1.0))
+        };
+        let seen = Observed {
+            seconds,
+            delivered,
+            backlogged: state.least_waiting > DRY,
+            used: [micros(load.used, state.load.used), micros(meter.cpu, state.meter.cpu)],
+            idle: [
+                idle(load.idle, state.load.idle, self.sender_cores, here),
+                idle(meter.idle, state.meter.idle, self.receiver_cores, seconds),
+            ],
+        };
+        state.controller.observe(&seen);
+        log::trace!("{seen:?}: rate {:?}, {:?}", state.controller.rate(), state.controller.plan());
+        state.start_interval(meter);
+        outbox.set_backlog(state.controller.backlog());
+    }
+
+    /// Takes note of a frame that was coded.
+    pub fn coded(&self, frame: &OutFrame<'_>) {
+        let (Some(pages), Some(stats), false) = (frame.pages(), frame.stats(), frame.is_kept()) else {
+            return;
+        };
+        let residual = stats.pages[Settled::Residual.kind()];
+        // Pages that come later are counted when they come.
+        let pages = pages.len() - stats.pages[Settled::Later.kind()];
+        lock(&self.state).controller.block(frame.effort(), pages, residual, frame.len());
+    }
+
+    /// How the next block is to be made.
+    pub fn choose(&self, outbox: &Outbox<'_>) -> Choice {
+        let sent = outbox.sent();
+        let mut state = lock(&self.state);
+        let waiting = Self::waiting(&state, &sent);
+        state.least_waiting = state.least_waiting.min(waiting);
+        state.controller.choose(waiting)
+    }
+
+    /// References are not to be used any more.
+    pub fn without_references(&self) {
+        lock(&self.state).controller.without_references();
+    }
+
+    /// For reports.
+    pub fn view(&self) -> LinkView {
+        let state = lock(&self.state);
+        LinkView { rate: state.controller.rate(), plan: state.controller.plan(), meter: state.latest }
+    }
+}
+
+impl State {
+    fn start_interval(&mut self, meter: Meter) {
+        self.meter = meter;
+        self.load = Load::now();
+        self.since = Instant::now();
+        self.least_waiting = u64::MAX;
+    }
+}
+
+/// The efforts of a plan in a few letters: `fast`, `store/fast`.
+impl std::fmt::Display for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Plan { low, high } = self;
+        let name = Effort::name;
+        if low == high { f.write_str(name(*low)) } else { write!(f, "{}/{}", name(*low), name(*high)) }
+    }
+}

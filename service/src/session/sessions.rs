@@ -1,0 +1,124 @@
+//! All sessions of a receiver, and which connection belongs to which.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use mig_engine::EncodeError;
+
+use super::incoming::{Host, Incoming, Outcome};
+use super::lock;
+use crate::wire::hello::{Hello, Proposal, Refusal};
+use crate::wire::{Accepted, Channel, Code, Kind, Message, Peer};
+
+/// The sessions of one listener.
+pub struct Sessions<H> {
+    host: H,
+    open: Mutex<HashMap<String, Arc<Incoming>>>,
+    /// Held while one is admitted.
+    admitting: Mutex<()>,
+}
+
+impl<H> std::fmt::Debug for Sessions<H> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sessions").field("open", &lock(&self.open).len()).finish_non_exhaustive()
+    }
+}
+
+impl<H: Host> Sessions<H> {
+    /// None yet; `host` decides about new ones.
+    pub fn new(host: H) -> Arc<Self> {
+        Arc::new(Sessions { host, open: Mutex::default(), admitting: Mutex::default() })
+    }
+
+    /// Who decides.
+    pub fn host(&self) -> &H {
+        &self.host
+    }
+
+    /// Sessions that are open at present.
+    pub fn open(&self) -> Vec<Arc<Incoming>> {
+        lock(&self.open).values().cloned().collect()
+    }
+
+    /// Serves a connection to its end, in the calling thread.
+    pub fn serve(self: &Arc<Self>, accepted: Accepted) {
+        let Accepted { channel, hello } = accepted;
+        let peer = channel.peer().clone();
+        match hello {
+            Hello::Control(proposal) if proposal.resume => match self.find(&proposal.session, &peer) {
+                Ok(session) => session.serve_control(channel, true),
+                Err(refusal) => refuse(&channel, &refusal),
+            },
+            Hello::Control(proposal) => match self.admit(peer, proposal) {
+                Ok(session) => session.serve_control(channel, false),
+                Err(refusal) => refuse(&channel, &refusal),
+            },
+            Hello::Data { session, .. } => match self.find(&session, &peer) {
+                Ok(session) if session.is_full() => {
+                    refuse(&channel, &Refusal::new(Code::Busy, "too many data connections"));
+                }
+                Ok(session) => session.serve_data(channel),
+                Err(refusal) => refuse(&channel, &refusal),
+            },
+        }
+    }
+
+    /// A session of this peer's. Somebody else's is as unknown as one that never was.
+    fn find(&self, id: &str, peer: &Peer) -> Result<Arc<Incoming>, Refusal> {
+        let session = lock(&self.open).get(id).cloned();
+        session
+            .filter(|session| session.peer.certificate == peer.certificate)
+            .ok_or_else(|| Refusal::new(Code::UnknownSession, "there is no such session here (any more)"))
+    }
+
+    fn admit(self: &Arc<Self>, peer: Peer, proposal: Proposal) -> Result<Arc<Incoming>, Refusal> {
+        proposal.check()?;
+        let _one_at_a_time = lock(&self.admitting);
+        if lock(&self.open).contains_key(&proposal.session) {
+            return Err(Refusal::new(Code::Protocol, "a session of that name is open"));
+        }
+        let admitted = self.host.admit(&peer, &proposal, &|| self.open())?;
+        let (session, references, job) = Incoming::new(peer, proposal, admitted);
+        let id = session.proposal.session.clone();
+        lock(&self.open).insert(id.clone(), session.clone());
+        let (shared, all) = (session.clone(), self.clone());
+        let work = move || {
+            let reporter = shared.clone();
+            let report = thread::Builder::new().name("report".into()).spawn(move || reporter.report());
+            let outcome = match job(&shared, references) {
+                Ok(complete) => Outcome::Complete(complete),
+                Err(refusal) => Outcome::Failed(refusal),
+            };
+            shared.finish(outcome.clone());
+            if let Ok(report) = report {
+                let _ = report.join();
+            }
+            lock(&all.open).remove(&id);
+            all.host.ended(&shared, &shared.outcome().unwrap_or(outcome));
+        };
+        if let Err(error) = thread::Builder::new().name("session".into()).spawn(work) {
+            lock(&self.open).remove(&session.proposal.session);
+            let refusal = Refusal::new(Code::Internal, format!("cannot start a thread: {error}"));
+            session.finish(Outcome::Failed(refusal.clone()));
+            self.host.ended(&session, &Outcome::Failed(refusal.clone()));
+            return Err(refusal);
+        }
+        Ok(session)
+    }
+}
+
+fn refuse(channel: &Channel, refusal: &Refusal) {
+    log::info!("{}: refused: {} ({})", channel.peer().address, refusal.message, refusal.code);
+    let _ = channel.send_message(&Message::json(Kind::Refuse, refusal));
+    channel.end();
+    // Closing with unread bytes would take back what was just said.
+    thread::sleep(std::time::Duration::from_millis(50));
+}
+
+/// An engine error in words for the other side.
+impl From<EncodeError> for Refusal {
+    fn from(error: EncodeError) -> Self {
+        Refusal::new(Code::Internal, error.to_string())
+    }
+}
