@@ -423,47 +423,70 @@ fn what_does_not_verify_comes_again_without_references() {
 #[test]
 fn what_is_there_is_only_named() {
     let image = open_image(sample::memory());
-    // Three ranges survived, and a part of a fourth.
-    let mut there = vec![0; sample::memory().len()];
-    let some = 1700 * PAGE;
-    there[..some].copy_from_slice(&sample::memory()[..some]);
+    // Most of it survived, but for a part and a flipped bit.
+    let mut there = sample::memory().to_vec();
+    there[1700 * PAGE..].fill(0);
     there[600 * PAGE] ^= 1;
-    let mut records = vec![Default::default(); PAGES as usize];
-    mig_simd::page_scan(level(), &there, &mut records);
-    let have = Have::from_fingerprints(256, records.iter().map(mig_simd::PageRecord::fingerprint128));
-    let worker = CpuWorker { level: level() };
-    let mut encoder = Encoder::new(setup(&[], &worker)).unwrap();
-    let (mut stream, mut kept, mut sent) = (Vec::new(), 0, 0);
-    write(&mut stream, &encoder.header());
-    let mut sink = |frame: OutFrame<'_>| {
-        if frame.is_kept() {
-            kept += 1;
-            assert!(frame.len() < 400, "{} bytes for a block that is there", frame.len());
-        } else {
-            sent += frame.pages().map_or(0, PageSet::len);
-        }
-        write(&mut stream, &frame);
-        Ok(())
+    let marks = |bytes: &[u8]| {
+        let mut records = vec![Default::default(); bytes.len() / PAGE];
+        mig_simd::page_scan(level(), bytes, &mut records);
+        Have { marks: records.iter().map(|record| Have::mark(record.fingerprint128())).collect() }
     };
-    encoder.image(&image, Some(&have), &mixed(), &mut sink).unwrap();
-    write(&mut stream, &encoder.end());
-    // Ranges of 256 pages: 0, 1, 3, 4, 5 are whole; 2 has a flipped bit, 6 is there in part.
-    assert_eq!((kept, sent), (5, 3 * 256));
-
-    let mut frames = FrameReader::new(stream.as_slice(), 1 << 28);
-    let first = frames.read_frame().unwrap().unwrap();
-    let header = live::read_header(&first, DecodeLimits::default()).unwrap();
-    let to = Memory::new(&header.layout);
-    to.store.write(0, &there).unwrap();
-    live::apply_file(&header, &[], level(), &to, frames, &Cancel::new()).unwrap();
-    compare::same_bytes("memory", &to.store.into_bytes(), sample::memory()).unwrap();
+    let differ = (0..PAGES as usize).filter(|&page| {
+        sample::page(&there, page) != sample::page(sample::memory(), page)
+    });
+    let differ = differ.count() as u64;
+    assert!(differ > 100, "{differ}");
+    let send = |have: &Have| {
+        let worker = CpuWorker { level: level() };
+        let mut encoder = Encoder::new(setup(&[], &worker)).unwrap();
+        let (mut stream, mut kept, mut kept_bytes, mut sent) = (Vec::new(), 0, 0, 0);
+        write(&mut stream, &encoder.header());
+        let mut sink = |frame: OutFrame<'_>| {
+            let pages = frame.pages().map_or(0, PageSet::len);
+            if frame.is_kept() {
+                kept += pages;
+                kept_bytes += frame.len();
+            } else {
+                sent += pages;
+            }
+            write(&mut stream, &frame);
+            Ok(())
+        };
+        encoder.image(&image, Some(have), &mixed(), &mut sink).unwrap();
+        write(&mut stream, &encoder.end());
+        assert_eq!(kept + sent, PAGES);
+        (stream, sent, kept_bytes)
+    };
+    let apply = |stream: &[u8], there: &[u8]| {
+        let mut frames = FrameReader::new(stream, 1 << 28);
+        let first = frames.read_frame().unwrap().unwrap();
+        let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+        let to = Memory::new(&header.layout);
+        to.store.write(0, there).unwrap();
+        let applied = live::apply_file(&header, &[], level(), &to, frames, &Cancel::new());
+        (applied, to.store.into_bytes())
+    };
+    let (stream, sent, kept_bytes) = send(&marks(&there));
+    assert_eq!(sent, differ);
+    assert!(kept_bytes < 4000, "{kept_bytes} bytes to name what is there");
+    let (applied, memory) = apply(&stream, &there);
+    assert_eq!(applied.unwrap().distinct, PAGES);
+    compare::same_bytes("memory", &memory, sample::memory()).unwrap();
     // A destination that does not have it after all notices.
-    let frames = {
-        let mut frames = FrameReader::new(stream.as_slice(), 1 << 28);
-        frames.read_frame().unwrap();
-        frames
-    };
-    let to = Memory::new(&header.layout);
-    let error = live::apply_file(&header, &[], level(), &to, frames, &Cancel::new()).unwrap_err();
-    assert!(matches!(error, DecodeError::Digest { first_page: 0, .. }), "{error}");
+    let error = apply(&stream, &vec![0; there.len()]).0.unwrap_err();
+    assert!(matches!(error, DecodeError::Digest { .. }), "{error}");
+    // And so it does where two pages share a mark.
+    let mut wrong = marks(&there);
+    wrong.marks[600] = marks(sample::memory()).marks[600];
+    let (stream, _, _) = send(&wrong);
+    assert!(matches!(apply(&stream, &there).0, Err(DecodeError::Digest { .. })));
+    // All of it there, and nothing of it.
+    let (stream, sent, _) = send(&marks(sample::memory()));
+    assert_eq!(sent, 0);
+    apply(&stream, sample::memory()).0.unwrap();
+    let (stream, _, _) = send(&Have::default());
+    let (applied, memory) = apply(&stream, &vec![0; there.len()]);
+    applied.unwrap();
+    compare::same_bytes("memory", &memory, sample::memory()).unwrap();
 }

@@ -328,10 +328,7 @@ fn match_sources() {
         (2, 0, 1, "of its own block"),
         (0, 1, 2, "block 2 of reference 0"),
         (0, 2, 0, "is a disk"),
-        (0, 3, 0, "digest"),
-        (2, 3, 3, "digest"),
-        (0, 3, 6, "source page 6"),
-        (0, 4, 0, "space 4"),
+        (0, 3, 0, "space 3"),
     ] {
         refused(&with(place, space, page), &references, word);
     }
