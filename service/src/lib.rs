@@ -11,6 +11,7 @@ pub mod events;
 pub mod human;
 pub mod keys;
 pub mod load;
+pub mod local;
 pub mod output;
 pub mod problem;
 pub mod references;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use mig_simd::Level;
 
@@ -134,8 +134,8 @@ pub enum StreamError {
 pub enum Out<'o> {
     /// The stream's header: the next frame.
     Header(&'o Header),
-    /// The pages that the next blocks are made of, and their bytes.
-    Batch(u64, &'o PageSet, &'o [u8]),
+    /// A batch of a round: the pages that the next blocks are made of, and their bytes.
+    Batch(u64, &'o Arc<PageSet>, &'o Arc<Vec<u8>>),
     /// A frame.
     Frame(OutFrame<'static>),
     /// A round of the guest's memory is over, and the bytes of its frames.
@@ -198,6 +198,7 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
 
     fn pages(&mut self, round: u64, pages: PageSet, bytes: Vec<u8>) -> Result<(), StreamError> {
         let Some((encoder, past)) = &mut self.session else { return Ok(()) };
+        let (pages, bytes) = (Arc::new(pages), Arc::new(bytes));
         (self.out)(Out::Batch(round, &pages, &bytes))?;
         let out = &mut self.out;
         let mut sink = |frame| out(Out::Frame(frame));

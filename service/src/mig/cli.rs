@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use mig_engine::{Effort, FormatChoice, GpuChoice, GpuMode};
 use mig_service::keys::Host;
+use mig_service::local::unix_path;
 use mig_service::transfer::EffortChoice;
 
 /// Packs the memory of desktop VMs by understanding it.
@@ -238,7 +239,17 @@ pub(crate) struct LinkArgs {
 #[derive(Debug, Args)]
 pub(crate) struct SendArgs {
     /// Memory image (raw, ELF core, LiME, QEMU mapped-ram, Firecracker, Cloud Hypervisor)
-    pub(crate) file: PathBuf,
+    #[arg(required_unless_present = "qemu", conflicts_with = "qemu")]
+    pub(crate) file: Option<PathBuf>,
+    /// Instead of an image: a running guest. A socket is made here, for QEMU's `migrate unix:PATH`
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path, requires = "vm")]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Keep a running guest's memory in this file for its way back, and use what is in it from the last time
+    #[arg(long, value_name = "FILE", requires = "qemu")]
+    pub(crate) snapshot: Option<PathBuf>,
+    /// MiB of a running guest's pages that may be held back because they keep changing
+    #[arg(long, value_name = "MiB", default_value_t = 16, requires = "qemu", value_parser = clap::value_parser!(u64).range(0..=65536))]
+    pub(crate) hold: u64,
     /// Where to
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) to: String,
@@ -271,8 +282,14 @@ pub(crate) struct SendArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ReceiveArgs {
     /// The image to write; it appears when all of it is verified
-    #[arg(short, long, value_name = "OUT")]
-    pub(crate) output: PathBuf,
+    #[arg(short, long, value_name = "OUT", required_unless_present = "qemu", conflicts_with = "qemu")]
+    pub(crate) output: Option<PathBuf>,
+    /// Instead of an image: a running guest, for a QEMU that was started with `-incoming unix:PATH`
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path)]
+    pub(crate) qemu: Option<PathBuf>,
+    /// Keep a running guest's memory in this file for its way back, and use what is in it from the last time
+    #[arg(long, value_name = "FILE", requires = "qemu")]
+    pub(crate) snapshot: Option<PathBuf>,
     /// Where to listen; port 0 is any that is free
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) listen: String,

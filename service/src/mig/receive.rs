@@ -7,9 +7,10 @@ use mig_engine::{Level, PAGE_SIZE};
 use mig_service::events::{Event, ProgressEvent};
 use mig_service::human;
 use mig_service::output::print;
+use mig_service::problem::Problem;
 use mig_service::references;
 use mig_service::session::Outcome;
-use mig_service::transfer::{ImageTarget, OneShot, Receiving};
+use mig_service::transfer::{ImageTarget, OneShot, QemuTarget, Receiving, Target};
 use mig_service::wire::hello::Refusal;
 use mig_service::wire::{Listener, WireError};
 use serde_json::json;
@@ -23,7 +24,15 @@ const PROGRESS: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &ReceiveArgs, run: &Run) -> Result<()> {
     let shot = OneShot {
-        target: ImageTarget { path: args.output.clone(), force: args.force },
+        target: match (&args.qemu, &args.output) {
+            (Some(path), _) => Target::Qemu(QemuTarget {
+                path: path.clone(),
+                snapshot: args.snapshot.clone(),
+                scratch: std::env::temp_dir(),
+            }),
+            (None, Some(path)) => Target::Image(ImageTarget { path: path.clone(), force: args.force }),
+            (None, None) => return Err(Problem::Usage("--output or --qemu is needed".into()).into()),
+        },
         references: args.references.files.clone(),
         receiving: Receiving {
             threads: threads(&args.work),
@@ -78,11 +87,14 @@ pub(crate) fn run(args: &ReceiveArgs, run: &Run) -> Result<()> {
                     json!({ "event": "done", "pages": complete.pages, "wire_bytes": bytes })
                 ));
             }
+            let to = args.output.as_ref().or(args.qemu.as_ref()).map(|path| path.display().to_string());
             eprintln!(
-                "{}: {} received and verified, {} on the wire",
-                args.output.display(),
+                "{}: {} received and verified, {} on the wire{}{}",
+                to.unwrap_or_default(),
                 human::bytes(complete.pages * PAGE_SIZE as u64),
-                human::bytes(complete.bytes)
+                human::bytes(complete.bytes),
+                if complete.message.is_empty() { "" } else { "; " },
+                complete.message,
             );
             Ok(())
         }

@@ -199,7 +199,15 @@ impl<'f> Sender<'f> {
         self.ended.notify_all();
     }
 
-    fn is_over(&self) -> bool {
+    /// Ends the session because somebody on this side stopped it.
+    pub fn stop(&self, reason: &str) {
+        let words = Cancelled { reason: reason.to_owned() };
+        lock(&self.last_words).get_or_insert(Message::json(Kind::Cancel, &words));
+        self.finish(Err(WireError::Stopped(reason.to_owned())));
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self) -> bool {
         lock(&self.end).is_some()
     }
 

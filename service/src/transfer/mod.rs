@@ -4,11 +4,17 @@ mod image_receive;
 mod image_send;
 mod one_shot;
 mod partial;
+mod qemu_receive;
+mod qemu_send;
 mod receiving;
 mod sending;
+mod snapshot;
 
 pub use image_receive::ImageTarget;
 pub use image_send::send_image;
-pub use one_shot::{OneShot, Waiting};
+pub use one_shot::{OneShot, Target, Waiting};
+pub use qemu_receive::QemuTarget;
+pub use qemu_send::{QemuSource, send_qemu, wait_for_qemu};
 pub use receiving::{Receiving, matching};
 pub use sending::{EffortChoice, Sending};
+pub use snapshot::open_snapshot;

@@ -1,17 +1,19 @@
 //! A receiver for one migration: `mig receive`, and the receiving half of `mig demo`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mig_engine::Cancel;
+use mig_engine::{Cancel, Reference, ReferenceKind};
 
 use super::image_receive::ImageTarget;
+use super::qemu_receive::QemuTarget;
 use super::receiving::{Receiving, matching};
+use super::snapshot::open_snapshot;
 use crate::references::for_unpacking;
 use crate::session::{Admitted, Host, Incoming, Open, Outcome, Sessions, lock};
-use crate::wire::hello::{Proposal, Refusal};
+use crate::wire::hello::{Offered, Proposal, Refusal};
 use crate::wire::{Code, Listener, Listening, Peer, WireError};
 
 /// How long an abandoned session may take to let go of its files.
@@ -24,7 +26,7 @@ const BEGUN_AGAIN: &str = "the sender has begun again";
 #[derive(Debug)]
 pub struct OneShot {
     /// Where it goes.
-    pub target: ImageTarget,
+    pub target: Target,
     /// Files that it may refer to.
     pub references: Vec<PathBuf>,
     /// How.
@@ -33,6 +35,44 @@ pub struct OneShot {
     pub from: Option<String>,
     /// Stops it.
     pub cancel: Cancel,
+}
+
+/// Where a migration goes.
+#[derive(Clone, Debug)]
+pub enum Target {
+    /// To a file.
+    Image(ImageTarget),
+    /// To a QEMU that waits for it.
+    Qemu(QemuTarget),
+}
+
+impl Target {
+    /// Admits a migration that goes there. `ours` are the references that it may use.
+    ///
+    /// # Errors
+    ///
+    /// The refusal for the sender.
+    pub fn admit(
+        &self,
+        proposal: &Proposal,
+        ours: Vec<Reference>,
+        receiving: &Receiving,
+        cancel: Cancel,
+    ) -> Result<Admitted, Refusal> {
+        let references = matching(proposal, ours);
+        match self {
+            Target::Image(target) => target.admit(proposal, references, receiving, cancel),
+            Target::Qemu(target) => target.admit(proposal, references, receiving, cancel),
+        }
+    }
+
+    /// The snapshot that was kept for this guest, if there may be one.
+    fn snapshot(&self) -> Option<&Path> {
+        match self {
+            Target::Image(_) => None,
+            Target::Qemu(target) => target.snapshot.as_deref(),
+        }
+    }
 }
 
 /// A receiver that waits for its migration.
@@ -98,11 +138,18 @@ impl Host for Waiter {
             return Err(Refusal::new(Code::Draining, "this receiver is about to stop"));
         }
         make_room(peer, proposal, open)?;
-        let given = for_unpacking(references, &[proposal.pages], cancel).map_err(|error| {
+        let open = || -> anyhow::Result<Vec<Reference>> {
+            let mut given = for_unpacking(references, &sizes(proposal), cancel)?;
+            if let Some(path) = target.snapshot() {
+                given.extend(open_snapshot(path, false, cancel)?);
+            }
+            Ok(given)
+        };
+        let given = open().map_err(|error| {
             log::error!("{error:#}");
             Refusal::new(Code::Reference, "the receiver can't open one of its references")
         })?;
-        target.admit(proposal, matching(proposal, given), receiving, cancel.clone())
+        target.admit(proposal, given, receiving, cancel.clone())
     }
 
     fn ended(&self, _: &Incoming, outcome: &Outcome) {
@@ -113,6 +160,13 @@ impl Host for Waiter {
         // Nobody may wait any more.
         let _ = lock(&self.ended).send(outcome.clone());
     }
+}
+
+/// Sizes that a memory image may have which the sender means: that of the guest, and those that it offers.
+pub(crate) fn sizes(proposal: &Proposal) -> Vec<u64> {
+    let memory = |offered: &&Offered| offered.kind() == Some(ReferenceKind::Memory);
+    let offered = proposal.references.iter().filter(memory).map(|offered| offered.blocks);
+    std::iter::once(proposal.pages).chain(offered).filter(|&pages| pages > 0).collect()
 }
 
 /// There is one migration at a time; but a sender that was started anew takes the place of what it left behind.

@@ -127,6 +127,9 @@ pub enum WireError {
     /// Somebody here stopped it.
     #[error("cancelled")]
     Cancelled,
+    /// The source of what is sent stopped it.
+    #[error("{0}")]
+    Stopped(String),
 }
 
 impl WireError {
