@@ -30,7 +30,7 @@ Exit codes:
   3    the input is damaged, or is not what it should be
   4    a reference that is needed is missing or has changed
   5    the other host can't be reached, was silent for too long, refused, or failed
-  6    the migration was cancelled at the other end
+  6    the migration was cancelled at the other end, or by QEMU
   7    all was sent, but the other end did not confirm that it is complete
   130  interrupted; nothing was written";
 

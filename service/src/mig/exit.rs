@@ -48,7 +48,7 @@ fn code_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
 fn code_of_wire(error: &WireError) -> u8 {
     match error {
         WireError::Cancelled => INTERRUPTED,
-        WireError::CancelledThere(_) => CANCELLED_THERE,
+        WireError::CancelledThere(_) | WireError::Stopped(_) => CANCELLED_THERE,
         WireError::Keys(_) => USAGE,
         WireError::Failed { code: Code::Damaged, .. } => DAMAGED,
         WireError::Failed { code: Code::Reference, .. } => REFERENCE,

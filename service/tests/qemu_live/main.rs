@@ -1,0 +1,230 @@
+//! A running guest of real, unmodified QEMUs goes to another host and comes back, through `mig`, over a slow cable.
+//!
+//! Needs root, `ip` and `tc`, qemu-system-x86 and a kernel for the guest (`MIG_GUEST_KERNEL`, or one in `/boot`). Where something
+//! is missing the test says so and passes, unless `MIG_REQUIRE` names `qemu-live`.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod guest;
+mod machine;
+mod net;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use common::{Folder, assert_same};
+use guest::Boot;
+use machine::{Machine, wait_for};
+use net::{ADDRESSES, Net};
+use serde_json::{Value, json};
+
+/// The file `data` in the guest, and on its disk.
+fn data() -> Vec<u8> {
+    let mut state = 7u64;
+    let words = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 24) as u32
+    });
+    words.take(2 << 20).flat_map(u32::to_le_bytes).collect()
+}
+
+/// What is missing for this test, if anything is.
+fn missing() -> Option<&'static str> {
+    let has = |program: &str| Command::new(program).arg("-version").output().is_ok();
+    if !has("qemu-system-x86_64") {
+        return Some("qemu-system-x86_64");
+    }
+    if !Net::possible() {
+        return Some("network namespaces, or the right to make them");
+    }
+    guest::kernel().is_none().then_some("a kernel for the guest (MIG_GUEST_KERNEL)")
+}
+
+/// Two hosts with their keys, and a guest to be started.
+struct Hosts {
+    folder: Folder,
+    net: Net,
+    boot: Boot,
+}
+
+/// A `mig` that runs on one of the hosts.
+struct Mig {
+    process: Child,
+    events: PathBuf,
+}
+
+impl Mig {
+    fn events(&self) -> Vec<Value> {
+        let text = fs::read_to_string(&self.events).expect("events are UTF-8");
+        // The last line may not be complete.
+        text.split_inclusive('\n').filter_map(|line| serde_json::from_str(line.strip_suffix('\n')?).ok()).collect()
+    }
+
+    fn event(&self, kind: &str) -> Option<Value> {
+        self.events().into_iter().rev().find(|event| event["event"] == kind)
+    }
+
+    fn messages(&self) -> String {
+        fs::read_to_string(self.events.with_extension("messages")).expect("messages are UTF-8")
+    }
+
+    #[track_caller]
+    fn ends_with(&mut self, code: i32) {
+        let status = wait_for("mig to end", || self.process.try_wait().expect("it can be waited for"));
+        assert_eq!(status.code(), Some(code), "{}", self.messages());
+    }
+}
+
+impl Drop for Mig {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Hosts {
+    fn mig(&self, end: usize, name: &str, arguments: &str) -> Mig {
+        let events = self.folder.path(&format!("{name}.events"));
+        let messages = File::create(events.with_extension("messages")).expect("room for messages");
+        let mut command = self.net.command(end, env!("CARGO_BIN_EXE_mig"));
+        command.args(arguments.split_whitespace()).current_dir(self.folder.path("."));
+        command.stdin(Stdio::null()).stdout(File::create(&events).expect("room for events")).stderr(messages);
+        Mig { process: command.spawn().expect("mig can be run"), events }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path(name)
+    }
+
+    /// A destination QEMU, and both of `mig`, ready for a guest from `source` to the other host.
+    fn prepare(&self, source: usize, trip: &str) -> (Machine, Mig, Mig) {
+        let (to, sockets) = (1 - source, [format!("{trip}-out"), format!("{trip}-in")]);
+        let machine = Machine::start(&self.path("."), &format!("{trip}-vm"), &self.boot, Some(&self.path(&sockets[1])));
+        let both = |end: usize| {
+            let host = ["a", "b"][end];
+            format!("--keys keys/{host} --snapshot {host}.snapshot -r disk.raw --timeout 5 --retry 10 --json")
+        };
+        let arguments = format!("receive --qemu unix:{} --listen {}:7000 {}", sockets[1], ADDRESSES[to], both(to));
+        let receive = self.mig(to, &format!("{trip}-receive"), &arguments);
+        let arguments =
+            format!("send --qemu unix:{} --vm guest --to {}:7000 {}", sockets[0], ADDRESSES[to], both(source));
+        let send = self.mig(source, &format!("{trip}-send"), &arguments);
+        wait_for("mig send to wait for QEMU", || self.path(&sockets[0]).exists().then_some(()));
+        wait_for("mig receive to listen", || receive.event("listening"));
+        (machine, send, receive)
+    }
+
+    /// Brings the guest of `machine` from host `source` to the other.
+    fn migrate(&self, machine: &mut Machine, source: usize, trip: &str, return_path: bool) -> (Machine, Mig) {
+        let (mut there, mut send, mut receive) = self.prepare(source, trip);
+        machine.migrate(&self.path(&format!("{trip}-out")), return_path);
+        machine.wait_for_migration("completed");
+        send.ends_with(0);
+        receive.ends_with(0);
+        assert_eq!(machine.state(), "postmigrate");
+        wait_for("the guest to run there", || (there.state() == "running").then_some(()));
+        (there, send)
+    }
+}
+
+/// How often the guest has said that its memory is right; fails if it said anything else, or left a number out.
+#[track_caller]
+fn ticks(printed: &str) -> u64 {
+    let mut last = 0;
+    // The last line may not be complete.
+    for line in printed.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["tick", number, "sum", _, verdict] = words.as_slice() else { continue };
+        assert_eq!(*verdict, "right", "{printed}");
+        assert_eq!(number.parse(), Ok(last + 1), "{printed}");
+        last += 1;
+    }
+    last
+}
+
+#[track_caller]
+fn wait_for_ticks(before: &str, machine: &Machine, more: u64) {
+    let seen = ticks(&(before.to_owned() + &machine.printed()));
+    wait_for("the guest to go on", || {
+        (ticks(&(before.to_owned() + &machine.printed())) >= seen + more).then_some(())
+    });
+}
+
+#[test]
+fn a_running_guest_goes_to_another_host_and_comes_back() {
+    if let Some(missing) = missing() {
+        let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
+        assert!(!required.split(',').any(|name| name == "qemu-live"), "MIG_REQUIRE names qemu-live: no {missing}");
+        eprintln!("not tested here: no {missing}");
+        return;
+    }
+    let folder = Folder::empty();
+    folder.write("disk.raw", &data());
+    folder.run(&format!("keys keys a={} b={}", ADDRESSES[0], ADDRESSES[1])).code(0);
+    let boot = Boot::build(&folder.path("."), guest::kernel().expect("it was there"), &data());
+    let hosts = Hosts { folder, net: Net::new("200mbit"), boot };
+    let mut first = Machine::start(&hosts.path("."), "first", &hosts.boot, None);
+    wait_for("the guest to start", || first.printed().contains("tick 2").then_some(()));
+
+    // What is cancelled, or breaks, leaves the guest where it is.
+    cancelled(&hosts, &mut first);
+    broken(&hosts, &mut first);
+
+    let (mut second, there) = hosts.migrate(&mut first, 0, "there", true);
+    let printed = first.printed();
+    wait_for_ticks(&printed, &second, 3);
+    let [a, b] = ["a", "b"].map(|host| hosts.folder.read(&format!("{host}.snapshot")));
+    assert_same(&a, &b, "what both ends kept");
+    let mut connected = there.event("connected").expect("it told of the connection");
+    assert_eq!(connected["references"], json!(["disk.raw"]));
+
+    let (third, back) = hosts.migrate(&mut second, 1, "back", false);
+    let printed = printed + &second.printed();
+    wait_for_ticks(&printed, &third, 3);
+    connected = back.event("connected").expect("it told of the connection");
+    assert_eq!(connected["references"], json!(["disk.raw", "b.snapshot"]));
+
+    let [there, back] = [there, back].map(|mig| mig.event("done").expect("it told of the end"));
+    let wire = |done: &Value| done["wire_bytes"].as_u64().expect("a number");
+    eprintln!("there: {there}\nback: {back}");
+    assert!(wire(&back) * 2 < wire(&there), "the way back took {}, the way there {}", wire(&back), wire(&there));
+    for socket in ["there-out", "back-out"] {
+        assert!(!Path::new(&hosts.path(socket)).exists(), "{socket} is left behind");
+    }
+}
+
+/// `migrate_cancel` in the middle.
+fn cancelled(hosts: &Hosts, machine: &mut Machine) {
+    let (there, mut send, mut receive) = hosts.prepare(0, "cancelled");
+    machine.ask("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }));
+    machine.migrate(&hosts.path("cancelled-out"), true);
+    wait_for("some of the memory to be sent", || (machine.migration().0 > 3 << 20).then_some(()));
+    machine.ask("migrate_cancel", json!({}));
+    machine.wait_for_migration("cancelled");
+    send.ends_with(6);
+    receive.ends_with(6);
+    runs_on(machine);
+    drop(there);
+}
+
+/// The receiver is killed in the middle.
+fn broken(hosts: &Hosts, machine: &mut Machine) {
+    let (there, mut send, mut receive) = hosts.prepare(0, "broken");
+    machine.migrate(&hosts.path("broken-out"), true);
+    wait_for("some of the memory to be sent", || (machine.migration().0 > 3 << 20).then_some(()));
+    receive.process.kill().expect("it runs");
+    receive.process.wait().expect("it ends");
+    machine.wait_for_migration("failed");
+    send.ends_with(5);
+    machine.ask("migrate-set-parameters", json!({ "max-bandwidth": 1 << 30 }));
+    runs_on(machine);
+    drop(there);
+}
+
+#[track_caller]
+fn runs_on(machine: &mut Machine) {
+    assert_eq!(machine.state(), "running");
+    wait_for_ticks("", machine, 2);
+}
