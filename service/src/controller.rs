@@ -178,11 +178,11 @@ impl Controller {
 
     /// Compares what the processors did with what the prices say they should have needed.
     fn measure_processors(&mut self, seen: &Observed) {
-        for end in 0..2 {
+        for (end, any_page) in ANY_PAGE.into_iter().enumerate() {
             let price = |price: &Price| if end == 0 { price.sender } else { price.receiver };
             let coded = self.prices.iter().zip(&self.coded);
             let needed: f64 = coded.map(|(of, &pages)| price(of) * pages as f64).sum::<f64>()
-                + ANY_PAGE[end] * self.pages as f64;
+                + any_page * self.pages as f64;
             // Too little work measures nothing.
             if needed > 0.2 * seen.seconds * 0.05 && seen.used[end] > 0.0 {
                 let scale = (seen.used[end] / needed).clamp(0.1, 20.0);

@@ -95,7 +95,7 @@ impl Writer {
     /// A page with the record as one likes.
     pub fn record(&mut self, block: usize, page: u64, content: &[u8], named: bool, short: bool) -> &mut Self {
         let kind = if short { ZERO } else { FULL };
-        self.u64(page * PAGE as u64 | kind | if named { 0 } else { CONTINUE });
+        self.u64((page * PAGE as u64) | kind | if named { 0 } else { CONTINUE });
         if named {
             self.text(MACHINE[block].0);
         }

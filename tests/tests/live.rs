@@ -432,9 +432,8 @@ fn what_is_there_is_only_named() {
         mig_simd::page_scan(level(), bytes, &mut records);
         Have { marks: records.iter().map(|record| Have::mark(record.fingerprint128())).collect() }
     };
-    let differ = (0..PAGES as usize).filter(|&page| {
-        sample::page(&there, page) != sample::page(sample::memory(), page)
-    });
+    let differ = (0..PAGES as usize)
+        .filter(|&page| sample::page(&there, page) != sample::page(sample::memory(), page));
     let differ = differ.count() as u64;
     assert!(differ > 100, "{differ}");
     let send = |have: &Have| {

@@ -98,8 +98,8 @@ pub(crate) struct ClassOf {
 }
 
 /// Names of the page kinds, in the engine's order.
-const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual"];
-const RESIDUAL: usize = Settled::KINDS - 1;
+const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual", "later"];
+const RESIDUAL: usize = 4;
 
 impl From<&PackSummary> for Blocks {
     fn from(summary: &PackSummary) -> Self {

@@ -237,7 +237,7 @@ impl<W: Write> Rebuilder<W> {
             let short = flags & IN_FULL == 0 && *content == ZERO;
             let named = place == first && flags & NAMED != 0;
             let kind = if short { ZERO_RECORD } else { PAGE_RECORD };
-            let word = place * PAGE_SIZE as u64 | kind | if named { 0 } else { CONTINUE };
+            let word = (place * PAGE_SIZE as u64) | kind | if named { 0 } else { CONTINUE };
             record.clear();
             record.extend_from_slice(&word.to_be_bytes());
             if named {

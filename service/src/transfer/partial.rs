@@ -193,7 +193,7 @@ impl PartialStore {
             return Ok(());
         }
         // A file system without holes.
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut at = offset;
         while at < offset + len {
             let part = (offset + len - at).min(ZEROS.len() as u64);

@@ -64,6 +64,6 @@ mod tests {
         assert_eq!(common(&(1..=2), &(3..=4)), None);
         assert_eq!(common(&(3..=4), &(1..=2)), None);
         // Nonsense from outside.
-        assert_eq!(common(&(1..=1), &(9..=0)), None);
+        assert_eq!(common(&(1..=1), &RangeInclusive::new(9, 0)), None);
     }
 }

@@ -109,6 +109,5 @@ impl Identity {
 /// The first DNS name of a certificate, which is what a host is called.
 pub(super) fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
-    let name = certificate.valid_dns_names().next().map(str::to_owned);
-    name
+    certificate.valid_dns_names().next().map(str::to_owned)
 }

@@ -18,7 +18,9 @@ pub(crate) fn kernel() -> Option<PathBuf> {
     }
     let boot = fs::read_dir("/boot").ok()?;
     let paths = boot.filter_map(|entry| Some(entry.ok()?.path()));
-    paths.filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))).max()
+    paths
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz")))
+        .max()
 }
 
 impl Boot {

@@ -58,7 +58,9 @@ impl Mig {
     fn events(&self) -> Vec<Value> {
         let text = fs::read_to_string(&self.events).expect("events are UTF-8");
         // The last line may not be complete.
-        text.split_inclusive('\n').filter_map(|line| serde_json::from_str(line.strip_suffix('\n')?).ok()).collect()
+        text.split_inclusive('\n')
+            .filter_map(|line| serde_json::from_str(line.strip_suffix('\n')?).ok())
+            .collect()
     }
 
     fn event(&self, kind: &str) -> Option<Value> {
@@ -101,15 +103,21 @@ impl Hosts {
     /// A destination QEMU, and both of `mig`, ready for a guest from `source` to the other host.
     fn prepare(&self, source: usize, trip: &str) -> (Machine, Mig, Mig) {
         let (to, sockets) = (1 - source, [format!("{trip}-out"), format!("{trip}-in")]);
-        let machine = Machine::start(&self.path("."), &format!("{trip}-vm"), &self.boot, Some(&self.path(&sockets[1])));
+        let machine =
+            Machine::start(&self.path("."), &format!("{trip}-vm"), &self.boot, Some(&self.path(&sockets[1])));
         let both = |end: usize| {
             let host = ["a", "b"][end];
             format!("--keys keys/{host} --snapshot {host}.snapshot -r disk.raw --timeout 5 --retry 10 --json")
         };
-        let arguments = format!("receive --qemu unix:{} --listen {}:7000 {}", sockets[1], ADDRESSES[to], both(to));
-        let receive = self.mig(to, &format!("{trip}-receive"), &arguments);
         let arguments =
-            format!("send --qemu unix:{} --vm guest --to {}:7000 {}", sockets[0], ADDRESSES[to], both(source));
+            format!("receive --qemu unix:{} --listen {}:7000 {}", sockets[1], ADDRESSES[to], both(to));
+        let receive = self.mig(to, &format!("{trip}-receive"), &arguments);
+        let arguments = format!(
+            "send --qemu unix:{} --vm guest --to {}:7000 {}",
+            sockets[0],
+            ADDRESSES[to],
+            both(source)
+        );
         let send = self.mig(source, &format!("{trip}-send"), &arguments);
         wait_for("mig send to wait for QEMU", || self.path(&sockets[0]).exists().then_some(()));
         wait_for("mig receive to listen", || receive.event("listening"));
@@ -156,7 +164,10 @@ fn wait_for_ticks(before: &str, machine: &Machine, more: u64) {
 fn a_running_guest_goes_to_another_host_and_comes_back() {
     if let Some(missing) = missing() {
         let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
-        assert!(!required.split(',').any(|name| name == "qemu-live"), "MIG_REQUIRE names qemu-live: no {missing}");
+        assert!(
+            !required.split(',').any(|name| name == "qemu-live"),
+            "MIG_REQUIRE names qemu-live: no {missing}"
+        );
         eprintln!("not tested here: no {missing}");
         return;
     }
@@ -189,7 +200,12 @@ fn a_running_guest_goes_to_another_host_and_comes_back() {
     let [there, back] = [there, back].map(|mig| mig.event("done").expect("it told of the end"));
     let wire = |done: &Value| done["wire_bytes"].as_u64().expect("a number");
     eprintln!("there: {there}\nback: {back}");
-    assert!(wire(&back) * 2 < wire(&there), "the way back took {}, the way there {}", wire(&back), wire(&there));
+    assert!(
+        wire(&back) * 2 < wire(&there),
+        "the way back took {}, the way there {}",
+        wire(&back),
+        wire(&there)
+    );
     for socket in ["there-out", "back-out"] {
         assert!(!Path::new(&hosts.path(socket)).exists(), "{socket} is left behind");
     }
