@@ -473,7 +473,7 @@ fn a_picture_of_memory() {
     let svg = String::from_utf8(folder.read("map.svg")).unwrap();
     let counts = elements(&svg).unwrap_or_else(|error| panic!("{error}: {svg}"));
     assert_eq!(counts["svg"], 1);
-    assert_eq!(counts["text"], 2 + 10, "title, key and legend");
+    assert_eq!(counts["text"], 2 + 20, "title, key and legend");
     assert!(counts["rect"] > 100, "{counts:?}");
     assert!(svg.contains("a &lt;strange"), "the name is a text, not markup");
     // The sibling: broken pictures are seen.
