@@ -3,7 +3,7 @@
 //! The note says where the kernel's page tables are; they must lead to a structure that holds the release that the
 //! note gives. Only then are note, tables and the guess where memory lies believed, all together.
 
-use super::physical::{FrameMap, Physical};
+use super::physical::Physical;
 use super::tables::{Encoding, Paging};
 use super::vmcoreinfo::VmcoreInfo;
 use crate::source::PageSource;
@@ -25,23 +25,10 @@ pub(crate) struct Kernel {
 }
 
 impl Kernel {
-    /// The kernel whose note starts in one of the first of these pages, and where memory lies: as `known`, or else as one of the
-    /// guesses for so many pages.
-    pub(crate) fn find<S: PageSource + ?Sized>(
-        source: &S,
-        known: Option<FrameMap>,
-        notes: &[u64],
-    ) -> Option<(Self, FrameMap)> {
-        // A raw file claims to be memory from address 0 on; whoever wrote it may have left out the hole below 4 GiB.
-        for frames in known.into_iter().chain(FrameMap::guesses(source.page_count())) {
-            let memory = Physical { source, frames: &frames };
-            let found =
-                notes.iter().take(MAX_NOTES).find_map(|&page| Self::at(memory, frames.frame_of(page)?));
-            if let Some(kernel) = found {
-                return Some((kernel, frames));
-            }
-        }
-        None
+    /// The kernel whose note starts in one of the first of these pages, if memory lies so.
+    pub(crate) fn find<S: PageSource + ?Sized>(memory: Physical<'_, S>, notes: &[u64]) -> Option<Self> {
+        let frames = notes.iter().take(MAX_NOTES).filter_map(|&page| memory.frames.frame_of(page));
+        frames.into_iter().find_map(|frame| Self::at(memory, frame))
     }
 
     fn at<S: PageSource + ?Sized>(memory: Physical<'_, S>, frame: u64) -> Option<Self> {

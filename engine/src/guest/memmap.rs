@@ -51,6 +51,19 @@ enum Types {
     TopByte,
 }
 
+/// How huge pages of hugetlbfs are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HugeTlb {
+    /// They are not.
+    Unknown,
+    /// By page type (from 6.9 on).
+    Type(u32),
+    /// By a flag of the structure after the head's (6.6 to 6.8).
+    SecondFlag(u32),
+    /// By the byte at an offset from the head's start, which says how to free it (until 6.5).
+    Destructor { offset: u64, value: u8 },
+}
+
 /// Numbers that depend on the kernel.
 #[derive(Clone, Copy, Debug)]
 struct Numbers {
@@ -61,9 +74,11 @@ struct Numbers {
     table: Option<u32>,
     slab_type: Option<u32>,
     slab_flag: Option<u32>,
-    hugetlb_type: Option<u32>,
+    hugetlb: HugeTlb,
     lru: u32,
     swapbacked: u32,
+    /// Of the first page of a compound page.
+    head: Option<u32>,
     reserved: Option<u32>,
     orders: u64,
 }
@@ -90,12 +105,33 @@ enum Sections {
 pub(crate) struct Classed {
     /// For each page of the source.
     pub(crate) classes: Vec<GuestClass>,
+    /// Pages that have a structure of their own or are in a free block.
+    pub(crate) known: u64,
     /// Pages that hold the array itself, with the virtual page number of each.
     pub(crate) array: Vec<(u64, u64)>,
 }
 
 fn single_bit(value: u32) -> Option<u32> {
     (!value).is_power_of_two().then_some(!value)
+}
+
+impl HugeTlb {
+    fn new(info: &VmcoreInfo) -> Self {
+        let number = |name| info.number(name).map(|value| value as u32);
+        let size = info.size("page").unwrap_or(0);
+        // Of the structure after the head's, or of both as one.
+        let second = info.offset("page.compound_dtor").and_then(|offset| offset.checked_add(size));
+        let destructor = second.or_else(|| info.offset("folio._folio_dtor"));
+        let value = number("HUGETLB_PAGE_DTOR").and_then(|value| u8::try_from(value).ok());
+        match (number("PAGE_HUGETLB_MAPCOUNT_VALUE"), number("PG_hugetlb"), destructor, value) {
+            (Some(value), ..) => HugeTlb::Type(value),
+            (_, Some(bit), ..) if bit < 64 => HugeTlb::SecondFlag(bit),
+            (_, _, Some(offset), Some(value)) if (size..2 * size).contains(&offset) => {
+                HugeTlb::Destructor { offset, value }
+            }
+            _ => HugeTlb::Unknown,
+        }
+    }
 }
 
 impl Numbers {
@@ -133,9 +169,11 @@ impl Numbers {
             table,
             slab_type,
             slab_flag: if slab_type.is_some() { None } else { flag("PG_slab") },
-            hugetlb_type: kind("PAGE_HUGETLB_MAPCOUNT_VALUE"),
+            hugetlb: HugeTlb::new(info),
             lru,
             swapbacked,
+            // The note has it as a mask.
+            head: info.number("PG_head_mask").map(|mask| mask.cast_unsigned().trailing_zeros()),
             reserved,
             orders: info.length("zone.free_area")?.min(MAX_ORDER),
         })
@@ -212,7 +250,7 @@ impl Numbers {
             GuestClass::Slab
         } else if self.is(page.kind, self.table) {
             GuestClass::PageTable
-        } else if self.is(page.kind, self.hugetlb_type) {
+        } else if matches!(self.hugetlb, HugeTlb::Type(value) if self.is(page.kind, Some(value))) {
             GuestClass::HugeTlb
         } else if page.mapping & 1 != 0 {
             GuestClass::Anonymous
@@ -333,6 +371,7 @@ impl MemMap {
         let parts: Vec<(u64, Part)> = tasks.par_iter().map(read).collect();
         let mut classed = Classed {
             classes: vec![GuestClass::Unknown; memory.source.page_count() as usize],
+            known: 0,
             array: Vec::new(),
         };
         let (mut seen, mut odd) = (0, 0);
@@ -341,6 +380,8 @@ impl MemMap {
             odd += part.odd;
             classed.classes[first_page as usize..][..part.classes.len()].copy_from_slice(&part.classes);
             classed.array.extend(part.array);
+            classed.known +=
+                part.classes.iter().filter(|&&class| class != GuestClass::Unknown).count() as u64;
         }
         if seen == 0 || odd > seen / 100 {
             log::debug!("guest memory map: {odd} of {seen} structures are not plausible");
@@ -389,6 +430,11 @@ impl<'a, S: PageSource + ?Sized> Reader<'a, S> {
         }
     }
 
+    /// The byte at a virtual address.
+    fn byte(&mut self, address: u64) -> Option<u8> {
+        Some(self.virtual_page(address >> 12)?[(address & 0xfff) as usize])
+    }
+
     /// The structure at a virtual address.
     fn at(&mut self, address: u64) -> Option<PageStruct> {
         let size = self.map.fields.size as usize;
@@ -405,10 +451,30 @@ impl<'a, S: PageSource + ?Sized> Reader<'a, S> {
         Some(self.map.fields.read(&bytes[..size]))
     }
 
+    /// The class of a page that is no tail, given the address of its structure.
+    fn class_of_head(&mut self, page: &PageStruct, own: u64) -> GuestClass {
+        let numbers = &self.map.numbers;
+        let class = numbers.class(page);
+        // Huge pages look like others of their owner's, or like the kernel's while nobody has them.
+        let other = !matches!(class, GuestClass::Anonymous | GuestClass::File | GuestClass::Kernel);
+        if other || !numbers.head.is_some_and(|bit| page.flags >> bit & 1 != 0) {
+            return class;
+        }
+        let huge = match numbers.hugetlb {
+            HugeTlb::Unknown | HugeTlb::Type(_) => false,
+            HugeTlb::SecondFlag(bit) => {
+                let second = self.at(own.wrapping_add(self.map.fields.size));
+                second.is_some_and(|second| second.flags >> bit & 1 != 0)
+            }
+            HugeTlb::Destructor { offset, value } => self.byte(own.wrapping_add(offset)) == Some(value),
+        };
+        if huge { GuestClass::HugeTlb } else { class }
+    }
+
     /// The class of a page, given the address of its structure; of a compound page's tail, that of its head.
     fn class_of(&mut self, page: &PageStruct, own: u64) -> GuestClass {
         if page.compound & 1 == 0 {
-            return self.map.numbers.class(page);
+            return self.class_of_head(page, own);
         }
         let mut address = page.compound - 1;
         if self.map.fields.compound_mask && (!address).wrapping_add(1).is_power_of_two() {
@@ -421,7 +487,7 @@ impl<'a, S: PageSource + ?Sized> Reader<'a, S> {
         }
         // A head that is a tail itself is nobody's.
         let head = self.at(address).filter(|head| head.compound & 1 == 0);
-        let class = head.map_or(GuestClass::Kernel, |head| self.map.numbers.class(&head));
+        let class = head.map_or(GuestClass::Kernel, |head| self.class_of_head(&head, address));
         self.head = Some((address, class));
         class
     }

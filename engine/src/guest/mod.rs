@@ -21,7 +21,7 @@ use crate::image::{ImageLayout, Run};
 use crate::page::PAGE_SIZE;
 use crate::source::PageSource;
 use kernel::Kernel;
-use memmap::MemMap;
+use memmap::{Classed, MemMap};
 use physical::{FrameMap, Physical};
 
 /// What the guest uses a page for.
@@ -159,6 +159,41 @@ pub enum FreePagesError {
     Poisoned,
 }
 
+/// Finds the kernel, and classes all pages by its array of `struct page`, with memory where the layout has it or at one of the
+/// places where it may be.
+///
+/// A raw file claims to be memory from address 0 on; whoever wrote it may have left out the hole below 4 GiB. The kernel can be
+/// below the hole and then agrees with any of the places: only the right one has a structure for every page.
+fn read_where_it_lies<S: PageSource + ?Sized>(
+    source: &S,
+    layout: Option<&ImageLayout>,
+    notes: &[u64],
+) -> Option<(Kernel, FrameMap, Classed)> {
+    let pages = source.page_count();
+    let known = layout.and_then(FrameMap::of_layout);
+    let others = FrameMap::guesses(pages).into_iter().filter(|frames| Some(frames) != known.as_ref());
+    let candidates: Vec<FrameMap> = known.iter().cloned().chain(others).collect();
+    let mut best: Option<(Kernel, FrameMap, Classed)> = None;
+    for frames in candidates {
+        let memory = Physical { source, frames: &frames };
+        let read = || {
+            let kernel = Kernel::find(memory, notes)?;
+            let classed = MemMap::new(&kernel, memory, &frames)?.class_all(&kernel, memory, &frames)?;
+            Some((kernel, classed))
+        };
+        let Some((kernel, classed)) = read() else { continue };
+        if best.as_ref().is_none_or(|(.., best)| classed.known > best.known) {
+            // Images also have what is no RAM, such as firmware.
+            let enough = classed.known >= pages - pages / 100;
+            best = Some((kernel, frames, classed));
+            if enough {
+                break;
+            }
+        }
+    }
+    best
+}
+
 impl Guest {
     /// Reads the guest whose kernel's note starts in one of the pages `notes`; `None` where there is no Linux kernel that
     /// describes itself, or one that cannot be understood. `layout` says where pages lie in the guest, as far as it is known.
@@ -169,11 +204,8 @@ impl Guest {
         layout: Option<&ImageLayout>,
         notes: &[u64],
     ) -> Option<Self> {
-        let known = layout.and_then(FrameMap::of_layout);
-        let (kernel, frames) = Kernel::find(source, known, notes)?;
+        let (kernel, frames, classed) = read_where_it_lies(source, layout, notes)?;
         let memory = Physical { source, frames: &frames };
-        let map = MemMap::new(&kernel, memory, &frames)?;
-        let classed = map.class_all(&kernel, memory, &frames)?;
         let pages = source.page_count() as usize;
         let mut guest = Guest {
             release: kernel.info.release().to_owned(),
