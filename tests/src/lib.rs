@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod captured;
 pub mod compare;
 pub mod engine;
 pub mod golden;

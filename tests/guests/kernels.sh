@@ -1,0 +1,174 @@
+#!/usr/bin/env bash
+# Boots small guests with kernels of several Debian releases under QEMU and saves their memory, for tests/tests/kernels.rs.
+#
+#   tests/guests/kernels.sh OUT [WHAT...]
+#
+# WHAT is a suite such as bookworm: the kernel that its linux-image-amd64 stands for; or `newest`: the highest version that any suite
+# has; or a version such as 6.17: the highest release of it. With :cloud behind it, the cloud flavour; with :large, in a guest
+# whose memory is split around 4 GiB; with :la57, on a CPU with five levels of page tables. Without any, what CI runs; `all` is
+# every version that can be had. In OUT there will be a folder for each guest, with its memory and its disk.
+#
+# As root, without input, on Debian 12 with apt sources for bookworm: packages come from the mirror that those name, with lists in
+# OUT/.work and not in the system's. Installs what it needs. Afterwards makedumpfile counts the pages of each guest.
+set -euo pipefail
+
+here=$(cd "$(dirname "$0")" && pwd)
+out=$(mkdir -p "${1:?where to}" && cd "$1" && pwd)
+shift
+work=$out/.work
+suites=(bullseye bookworm bookworm-backports trixie trixie-backports sid experimental)
+ci=(bullseye bookworm bookworm-backports trixie trixie:large newest newest:la57 newest:cloud)
+# What trixie-backports went through, and the same again in other guests.
+others=(bullseye:large bookworm:la57 bookworm:cloud 6.16 6.17 6.18 6.19 7.0 7.1 7.2 newest:large experimental)
+export DEBIAN_FRONTEND=noninteractive LC_ALL=C
+
+install_programs() {
+    apt-get install -q -y --no-install-recommends \
+        qemu-system-x86 gcc libc6-dev cpio kmod xz-utils python3 e2fsprogs >/dev/null
+}
+
+# An apt program with the lists of all suites.
+with_lists() {
+    local program=$1
+    shift
+    "$program" -q -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$work/apt/parts" \
+        -o Dir::State::Lists="$work/apt/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$work/apt/cache" \
+        -o Dir::Cache::pkgcache=packages.bin -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root \
+        -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
+}
+
+# Lists of all suites, from where the system's own bookworm comes from.
+fetch_lists() {
+    local mirror suite
+    mirror=$(apt-get indextargets --format '$(REPO_URI)' \
+        'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' 'Component: main' | sort -u | head -n1)
+    [ -n "$mirror" ] || { echo "no apt source of Debian bookworm's main component" >&2; exit 1; }
+    mkdir -p "$work"/apt/{parts,lists/partial,cache/archives/partial}
+    for suite in "${suites[@]}"; do
+        printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nArchitectures: amd64\nSigned-By: %s\n\n' \
+            "$mirror" "$suite" /usr/share/keyrings/debian-archive-keyring.gpg
+    done >"$work/apt/parts/kernels.sources"
+    with_lists apt-get update >/dev/null
+}
+
+# The release, as uname -r prints it, of the kernel that a suite or version stands for.
+release_of() {
+    local what=$1 flavour=$2 version
+    case $what in
+    [0-9]*) with_lists apt-cache pkgnames "linux-image-$what" | sed 's/^linux-image-//' |
+        grep -E "^${what//./\\.}\b[^-]*(-[0-9]+)?-$flavour$" | sort -V | tail -n1 ;;
+    *)
+        version=$(with_lists apt-cache madison "linux-image-$flavour" |
+            awk -v place=" $what/main " -v any="$what" 'any == "newest" || index($0, place) { print $3 }' | sort -V | tail -n1)
+        with_lists apt-cache show "linux-image-$flavour=$version" |
+            sed -nE 's/^Depends:.*linux-image-([0-9][^ ]*).*/\1/p' ;;
+    esac
+}
+
+# Unpacks the kernel of a release into a folder, and what a disk with ext4 needs of its modules, if they come with it.
+fetch_kernel() {
+    local release=$1 to=$2 package
+    local packages=("linux-image-$release")
+    # From 6.19 on it is in three packages, of which the modules' is large.
+    if with_lists apt-cache show "linux-binary-$release" >/dev/null 2>&1; then
+        packages=("linux-binary-$release")
+        case $release in *cloud*) packages+=("linux-modules-$release") ;; esac
+    fi
+    mkdir -p "$to" "$work/debs"
+    (cd "$work/debs" && with_lists apt-get download "${packages[@]}" >/dev/null)
+    for package in "$work"/debs/*.deb; do
+        # Not each pattern is in each package.
+        dpkg-deb --fsys-tarfile "$package" | tar -x -C "$to" --transform='s,^\./usr/lib/,./lib/,' --wildcards \
+            '*/vmlinuz*' '*/modules.*' '*/drivers/virtio/*' '*/drivers/block/virtio_blk*' '*/fs/ext4/*' '*/fs/jbd2/*' \
+            '*/fs/mbcache*' '*/crc*' '*/firmware/qemu_fw_cfg*' 2>/dev/null || true
+        rm "$package"
+    done
+}
+
+# Makes an initrd with our only program, and the modules of an unpacked kernel.
+make_initrd() {
+    local release=$1 kernel=$2 root=$work/root module name
+    rm -rf "$root"
+    mkdir -p "$root/bin" "$root/modules"
+    cp "$work/init" "$root/init"
+    ln "$root/init" "$root/bin/alpha"
+    ln "$root/init" "$root/bin/beta"
+    if [ -d "$kernel/lib/modules/$release/kernel" ]; then
+        touch "$kernel/lib/modules/$release"/modules.{order,builtin,builtin.modinfo}
+        depmod -b "$kernel" "$release"
+        # What is not there is in the kernel; without one that is nowhere, the guest fails.
+        for module in virtio_pci virtio_blk ext4 qemu_fw_cfg; do
+            modprobe -q -d "$kernel" -S "$release" --show-depends "$module" || true
+        done | sed -n 's/^insmod \([^ ]*\).*/\1/p' | awk '!seen[$0]++' | while read -r module; do
+            name=$(basename "${module%.xz}")
+            case $module in
+            *.xz) xz -dc "$module" >"$root/modules/$name" ;;
+            *) cp "$module" "$root/modules/$name" ;;
+            esac
+            echo "/modules/$name" >>"$root/modules/list"
+        done
+    fi
+    (cd "$root" && find . | cpio --quiet -o -H newc) | gzip -1
+}
+
+# Makes the guest's disk: files that it reads, and the kernel where a system has it.
+make_disk() {
+    local release=$1 kernel=$2 disk=$3 root=$work/disk
+    rm -rf "$root"
+    mkdir -p "$root/boot" "$root/files"
+    "$work/init" "$root/files"
+    find "$kernel" -name 'vmlinuz*' -exec cp {} "$root/boot/vmlinuz-$release" \;
+    truncate -s 48M "$disk"
+    mke2fs -q -t ext4 -d "$root" "$disk"
+}
+
+# The newest makedumpfile that there is, with the libraries that it needs: each release learns to read newer kernels.
+fetch_makedumpfile() {
+    local root=$work/makedumpfile lib=usr/lib/x86_64-linux-gnu package
+    mkdir -p "$root" "$work/debs"
+    for package in makedumpfile libc6 libdw1t64 libelf1t64 liblzo2-2 libzstd1 zlib1g libbz2-1.0 liblzma5; do
+        (cd "$work/debs" && with_lists apt-get download "$package/sid" >/dev/null)
+    done
+    for package in "$work"/debs/*.deb; do
+        dpkg-deb -x "$package" "$root"
+        rm "$package"
+    done
+    makedumpfile=("$root/$lib/ld-linux-x86-64.so.2" --library-path "$root/$lib" "$root/usr/bin/makedumpfile")
+    "${makedumpfile[@]}" -v >/dev/null || { echo "makedumpfile does not run" >&2; exit 1; }
+}
+
+capture() {
+    local what=${1%%:*} how flavour=amd64 options=() release to kernel
+    how=${1#"$what"}
+    case $how in
+    :cloud) flavour=cloud-amd64 ;;
+    :large) options=(--machine q35 --memory 3328) ;;
+    :la57) options=(--cpu max) ;;
+    "") ;;
+    *) echo "$1: neither :cloud nor :large nor :la57" >&2; exit 2 ;;
+    esac
+    release=$(release_of "$what" "$flavour")
+    [ -n "$release" ] || { echo "$what: no such kernel" >&2; exit 1; }
+    kernel=$work/kernels/$release
+    [ -d "$kernel" ] || fetch_kernel "$release" "$kernel"
+    to=$out/$release${how//:/-}; to=${to%-cloud}
+    mkdir -p "$to"
+    make_initrd "$release" "$kernel" >"$work/initrd"
+    make_disk "$release" "$kernel" "$work/disk.img"
+    "$here/capture.py" "$to" --kernel "$(find "$kernel" -name 'vmlinuz*')" --initrd "$work/initrd" --disk "$work/disk.img" \
+        ${options[@]+"${options[@]}"}
+    mv "$work/disk.img" "$to/disk"
+    "$here/count.py" "$to" "${makedumpfile[@]}"
+}
+
+install_programs
+fetch_lists
+mkdir -p "$work/kernels"
+fetch_makedumpfile
+gcc -std=gnu11 -O2 -Wall -static -o "$work/init" "$here/init.c"
+[ $# -gt 0 ] || set -- "${ci[@]}"
+[ "$*" != all ] || set -- "${ci[@]}" "${others[@]}"
+for what in "$@"; do
+    capture "$what"
+done
+rm -rf "$work"
