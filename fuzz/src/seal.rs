@@ -2,9 +2,12 @@
 //!
 //! The input is cut at each frame magic, so a byte that was added or lost moves no later frame. Each frame keeps its
 //! type and its meta part as they are; then, in order: the data part gets the length that its pieces add up to, the
-//! pieces get their checksums, a block of one range goes on where the one before ended, blocks whose pages came out
-//! with another digest get that one (and its checks), index and end are written anew. A frame whose first reserved
-//! byte is odd is left alone but for its checksum, so that wrong ends and lengths come by, too.
+//! pieces get their checksums, a block of one range goes on where the last such block ended (unless it brings pages that
+//! were left for later), blocks whose pages came out with another digest get that one (and its checks), index and end are
+//! written anew. A frame whose first reserved byte is odd is left alone but for its checksum, so that wrong ends and
+//! lengths come by, too.
+
+use std::collections::BTreeSet;
 
 use mig_engine::{BlockDecoder, DecodeError, Header, Level, ParsedBlock, Settled, SettledRun};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
@@ -65,7 +68,7 @@ pub fn join(frames: &[Frame]) -> Vec<u8> {
     for (sequence, frame) in frames.iter().enumerate() {
         let start = out.len();
         out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&[1, frame.kind, 0, 0]);
+        out.extend_from_slice(&[mig_tests::handmade::VERSION, frame.kind, 0, 0]);
         out.extend_from_slice(&(frame.meta.len() as u32).to_le_bytes());
         out.extend_from_slice(&(frame.data.len() as u32).to_le_bytes());
         out.extend_from_slice(&(sequence as u64).to_le_bytes());
@@ -84,16 +87,15 @@ pub fn seal(bytes: &[u8]) -> Vec<u8> {
         seal_pieces(frame);
     }
     let header = frames.first().and_then(|first| open_header(&join(std::slice::from_ref(first))));
-    if let Some(header) = header {
-        seal_blocks(&mut frames, &header);
-    }
-    seal_trailer(&mut frames);
+    let later = header.map_or_else(Vec::new, |header| seal_blocks(&mut frames, &header));
+    seal_trailer(&mut frames, &later);
     join(&frames)
 }
 
 /// Where things are in a block's meta part.
 struct Parts {
-    /// Bytes up to the end of the page set, and the pages of its ranges together.
+    /// Bytes up to the end of the page set, its number of ranges (0 for a list), the first page of the first one (0 for a
+    /// list), and the pages of all together.
     set_end: usize,
     ranges: u64,
     first: u64,
@@ -140,6 +142,12 @@ impl Walk<'_> {
         None
     }
 
+    /// A length, and so many bytes.
+    fn bytes(&mut self) -> Option<usize> {
+        let len = self.varint()?;
+        self.skip(usize::try_from(len).ok()?)
+    }
+
     fn piece(&mut self) -> Option<PieceAt> {
         let codec = self.byte()?;
         let raw_len = self.varint()?;
@@ -154,6 +162,10 @@ impl Walk<'_> {
         let round = self.varint()?;
         let ranges = self.varint()?;
         let (mut first, mut pages) = (None, 0u64);
+        if ranges == 0 {
+            pages = self.varint()?;
+            self.bytes()?;
+        }
         for _ in 0..ranges {
             let gap = self.varint()?;
             first.get_or_insert(gap);
@@ -161,20 +173,23 @@ impl Walk<'_> {
         }
         let set_end = self.at;
         let digest_at = self.skip(16)?;
-        let columns = self.varint()?;
-        self.skip(usize::try_from(columns).ok()?)?;
+        self.bytes()?;
         let flags = self.byte()?;
         let (has_matches, has_checks) = (flags & 1 != 0, flags & 2 != 0);
         let mut pieces = Vec::new();
         for _ in 0..u8::from(has_matches) + u8::from(has_checks) {
             pieces.push(self.piece()?);
         }
+        // Addresses, then bases.
+        for _ in 0..(flags >> 2 & 1) + (flags >> 3 & 1) {
+            self.bytes()?;
+        }
         for _ in 0..self.varint()? {
             self.byte()?;
             self.varint()?;
             pieces.push(self.piece()?);
         }
-        let first = first?;
+        let first = first.unwrap_or_default();
         Some(Parts { set_end, ranges, first, pages, round, digest_at, has_matches, has_checks, pieces })
     }
 }
@@ -221,14 +236,18 @@ impl Walk<'_> {
     }
 }
 
-/// Moves blocks to where they belong, and gives them the digests of what they decode to.
-fn seal_blocks(frames: &mut [Frame], header: &Header) {
+/// Moves blocks to where they belong, and gives them the digests of what they decode to. For each frame, how many pages it
+/// leaves for later.
+fn seal_blocks(frames: &mut [Frame], header: &Header) -> Vec<u64> {
     let decoder = BlockDecoder::new(header, references::at_hand(), Level::best());
     let store = MemStore::default();
-    let mut next = 0;
-    for frame in frames.iter_mut().filter(|frame| frame.kind == kind::BLOCK && !frame.as_is) {
+    let mut left = vec![0; frames.len()];
+    let (mut next, mut pending) = (0u64, BTreeSet::new());
+    for (frame, left) in frames.iter_mut().zip(&mut left).filter(|(frame, _)| frame.kind == kind::BLOCK) {
         let Some(parts) = (Walk { meta: &frame.meta, at: 0 }).block() else { continue };
-        if parts.ranges == 1 && parts.first != next {
+        let mut range = parts.first..parts.first.saturating_add(parts.pages.min(1 << 16));
+        let goes_on = parts.ranges == 1 && !range.all(|page| pending.contains(&page));
+        if goes_on && parts.first != next && !frame.as_is {
             let mut meta = Vec::new();
             for value in [parts.round, 1, next, parts.pages] {
                 mig_tests::handmade::varint(&mut meta, value);
@@ -236,26 +255,46 @@ fn seal_blocks(frames: &mut [Frame], header: &Header) {
             meta.extend_from_slice(&frame.meta[parts.set_end..]);
             frame.meta = meta;
         }
-        next = next.saturating_add(parts.pages);
+        if goes_on {
+            next = next.saturating_add(parts.pages);
+        }
         let Some(Ok(parsed)) = frame.alone().map(|frame| decoder.parse(frame)) else { continue };
-        if let Err(DecodeError::Digest { .. }) = decoder.apply(&parsed, &store) {
+        for (page, settled) in kinds(&parsed) {
+            if settled == Settled::Later {
+                *left += 1;
+                pending.insert(page);
+            } else {
+                pending.remove(&page);
+            }
+        }
+        if let Err(DecodeError::Digest { .. }) = decoder.apply(&parsed, &store)
+            && !frame.as_is
+        {
             seal_digest(frame, &parsed, &store);
         }
     }
+    left
+}
+
+/// The pages of a block, with what they are.
+fn kinds(parsed: &ParsedBlock) -> impl Iterator<Item = (u64, Settled)> {
+    let settled = |run: &SettledRun| std::iter::repeat_n(run.settled, run.pages as usize);
+    parsed.pages().ranges().flatten().zip(parsed.runs().iter().flat_map(settled))
 }
 
 /// Puts in the digest and the checks of the pages that a block was seen to store.
 fn seal_digest(frame: &mut Frame, parsed: &ParsedBlock, store: &MemStore) {
     let Some(parts) = (Walk { meta: &frame.meta, at: 0 }).block() else { return };
-    let fingerprints: Vec<[u8; 16]> =
-        parsed.pages().ranges().flatten().map(|number| xxh3_128(&store.page(number)).to_le_bytes()).collect();
-    let digest = xxh3_128(&fingerprints.concat()).to_le_bytes();
+    let brought = kinds(parsed).filter(|(_, settled)| *settled != Settled::Later);
+    let prints: Vec<(Settled, [u8; 16])> =
+        brought.map(|(number, settled)| (settled, xxh3_128(&store.page(number)).to_le_bytes())).collect();
+    let all: Vec<u8> = prints.iter().flat_map(|(_, print)| *print).collect();
+    let digest = xxh3_128(&all).to_le_bytes();
     frame.meta[parts.digest_at..parts.digest_at + 16].copy_from_slice(&digest);
     if parts.has_checks {
-        let held = |run: &SettledRun| !matches!(run.settled, Settled::Zero | Settled::Uniform(_));
-        let kinds = parsed.runs().iter().flat_map(|run| vec![held(run); run.pages as usize]);
-        let checked = kinds.zip(&fingerprints).filter(|(held, _)| *held);
-        let checks: Vec<u8> = checked.flat_map(|(_, fingerprint)| fingerprint[..8].to_vec()).collect();
+        let held = |settled: &Settled| !matches!(settled, Settled::Zero | Settled::Uniform(_));
+        let checked = prints.iter().filter(|(settled, _)| held(settled));
+        let checks: Vec<u8> = checked.flat_map(|(_, print)| print[..8].to_vec()).collect();
         let at = if parts.has_matches { parts.pieces[0].coded_len as usize } else { 0 };
         if let Some(place) = frame.data.get_mut(at..at + checks.len()) {
             place.copy_from_slice(&checks);
@@ -263,17 +302,18 @@ fn seal_digest(frame: &mut Frame, parsed: &ParsedBlock, store: &MemStore) {
     }
 }
 
-/// Writes the index and end frames anew.
-fn seal_trailer(frames: &mut [Frame]) {
+/// Writes the index and end frames anew; `later` says how many pages each frame leaves for later.
+fn seal_trailer(frames: &mut [Frame], later: &[u64]) {
     let mut offset = 0u64;
     let (mut blocks, mut digests, mut index_at, mut pages) = (Vec::new(), Vec::new(), 0, 0u64);
-    for frame in frames {
+    for (number, frame) in frames.iter_mut().enumerate() {
         match frame.kind {
             kind::BLOCK => {
                 if let Some(parts) = (Walk { meta: &frame.meta, at: 0 }).block() {
                     blocks.push((offset, parts.first, parts.pages));
                     digests.extend_from_slice(&frame.meta[parts.digest_at..parts.digest_at + 16]);
-                    pages = pages.saturating_add(parts.pages);
+                    let left = later.get(number).copied().unwrap_or_default();
+                    pages = pages.saturating_add(parts.pages.saturating_sub(left));
                 }
             }
             kind::INDEX => {

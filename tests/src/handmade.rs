@@ -11,9 +11,7 @@ mod residual;
 pub use coder::{NumberEncoder, PositionsEncoder, RangeEncoder, TreeEncoder};
 pub(crate) use coder::{columns, list};
 pub(crate) use places::encode as places;
-#[cfg(test)]
-pub(crate) use places::of_pages as places_of;
-pub use places::{Places, Where};
+pub use places::{Places, Where, of_pages as places_of};
 
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 

@@ -90,7 +90,7 @@ pub(crate) fn encode(runs: &[Places], step: i64) -> Vec<u8> {
 }
 
 /// The place, or none, of each of the residual pages, whose numbers are `pages`; none for pages that the runs do not reach.
-pub(crate) fn of_pages(runs: &[Places], pages: &[u64], step: i64) -> Vec<Option<i64>> {
+pub fn of_pages(runs: &[Places], pages: &[u64], step: i64) -> Vec<Option<i64>> {
     let mut places = vec![];
     for run in runs {
         for i in 0..run.pages {
