@@ -15,7 +15,7 @@ seconds=${1:?seconds for each target}
 shift
 cd "$(dirname "$0")"
 toolchain=${MIG_FUZZ_TOOLCHAIN:-nightly}
-targets=${*:-decode decode_sealed decode_blocks agree image index disk reader guest roundtrip kernels}
+targets=${*:-decode decode_sealed decode_blocks session agree qemu image index disk reader guest roundtrip kernels}
 
 if [ -z "${MIG_FUZZ_SKIP_BUILD:-}" ]; then
     cargo "+$toolchain" fuzz build --fuzz-dir .
@@ -27,7 +27,7 @@ failed=
 for target in $targets; do
     # The longest input. Longer ones are slow, and hold nothing that shorter ones can't.
     case $target in
-        decode | decode_sealed | decode_blocks | reader | image | disk) max_len=32768 ;;
+        decode | decode_sealed | decode_blocks | session | qemu | reader | image | disk) max_len=32768 ;;
         *) max_len=8192 ;;
     esac
     mkdir -p "corpus/$target" "artifacts/$target" "seeds/$target"

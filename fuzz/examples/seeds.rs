@@ -7,12 +7,18 @@ use std::path::Path;
 
 use arbitrary::{Arbitrary, Unstructured};
 use mig_engine::reference::{Identity, IndexBuilder, SourceTie};
-use mig_engine::{Effort, FormatChoice, MemoryImage, PAGE_SIZE, Packer, Page};
+use mig_engine::live::{Choice, Encoder, InMemory, OutFrame, Setup};
+use mig_engine::qemu::{self, Coding, FromFile};
+use mig_engine::{
+    Cancel, CpuWorker, Effort, FormatChoice, Header, How, Level, MemoryImage, PAGE_SIZE, Packer, Page, PageSet,
+    Reach,
+};
 use mig_fuzz::guest::{self, Recipe};
 use mig_fuzz::store::MemStore;
 use mig_fuzz::{file, reads, references, seal, strange};
 use mig_tests::handmade::{Random, cases};
-use mig_tests::reference::{self, Run, What};
+use mig_tests::qemu::Writer;
+use mig_tests::reference::{self, Rules, Run, What};
 
 fn main() {
     let sample = std::env::args().nth(1).expect("the path of sample.mem.zst");
@@ -35,6 +41,7 @@ fn main() {
         }
     }
     strange_streams();
+    sessions();
     for case in [cases::ordered(true, true), cases::independent_placed()] {
         let name = case.name.replace(' ', "-");
         save("decode_sealed", &name, &case.stream);
@@ -137,7 +144,7 @@ fn with_smaller_blocks(stream: &[u8]) -> Vec<u8> {
 
 /// Streams of several blocks that both decoders accept; long ones without the data parts, which `seal` makes of zeros.
 fn strange_streams() {
-    let mut left = [4, 4];
+    let mut left = [4, 4, 4];
     for seed in 0.. {
         let mut random = Random::new(seed);
         let bytes: Vec<u8> = (0..900).map(|_| random.below(256) as u8 >> random.below(6)).collect();
@@ -149,8 +156,22 @@ fn strange_streams() {
         }
         let blocks: Vec<seal::Frame> = frames.iter().filter(|frame| frame.kind == 3).cloned().collect();
         let bytes = seal::join(&frames);
+        if blocks.len() < 3 || bytes.len() < 500 {
+            continue;
+        }
+        if case.session {
+            let sealed = seal::seal_session(&bytes);
+            let Ok(slow) = reference::decode_as(&sealed, references::at_hand_bytes(), Rules::Any) else { continue };
+            let mut spaces = slow.blocks.iter().flat_map(|block| block.bases.iter().flatten());
+            // Of the memory before the block, in a page that comes again.
+            if left[2] > 0 && slow.complete && spaces.any(|base| base.0 == 3) && slow.out_of_order {
+                left[2] -= 1;
+                save("session", &format!("strange{seed}"), &prefixed(1, &bytes));
+            }
+            continue;
+        }
         let done = reads::unpack(&seal::seal(&bytes), &MemStore::default());
-        if !done.is_some_and(|done| done.is_ok_and(|done| done.blocks >= 3)) || bytes.len() < 500 {
+        if !done.is_some_and(|done| done.is_ok()) {
             continue;
         }
         // In streams for random access, the engine takes some that the document does not: `reads::agree` knows.
@@ -171,10 +192,73 @@ fn strange_streams() {
                 save("reader", &name, &bytes);
             }
         }
-        if left == [0, 0] {
+        if left == [0; 3] {
             break;
         }
     }
+}
+
+/// A guest that changes over some rounds, with pieces; a QEMU stream, packed and as it is.
+fn sessions() {
+    let worker = CpuWorker { level: Level::best() };
+    let references = references::open();
+    let mut recipes: Vec<Recipe> = (0..20u8)
+        .map(|page| match page % 4 {
+            0 => Recipe::Zero,
+            1 => Recipe::Pointers { seed: page, kernel: page % 3 == 0 },
+            2 => Recipe::Disk(page),
+            _ => Recipe::Words { seed: page, values: 9 },
+        })
+        .collect();
+    let mut pages = guest::pages(&recipes, references::disk(), references::older());
+    let image = MemoryImage::from_file(file::with_bytes(&pages.concat()), Some(FormatChoice::Raw));
+    let needs = references.iter().map(|reference| reference.need().clone()).collect();
+    let header = Header::new(image.expect("raw").layout().clone(), Effort::Balanced, 64, needs);
+    let top = Effort::Balanced;
+    let (level, cancel) = (Level::best(), Cancel::new());
+    let setup = Setup { header, references: &references, guest: None, worker: &worker, level, top, cancel };
+    let mut encoder = Encoder::new(setup).expect("a session");
+    let mut past = InMemory::new(1 << 20);
+    let mut stream = vec![1];
+    let mut write = |frame: OutFrame<'_>| frame.parts().for_each(|part| stream.extend_from_slice(part));
+    write(encoder.header());
+    for (round, effort) in (0..).zip([Effort::Balanced, Effort::Fast, Effort::Balanced]) {
+        let set = PageSet::from_ranges([0..5, 6..20].into_iter().skip(round as usize % 2)).expect("a set");
+        let bytes: Vec<u8> = set.ranges().flatten().flat_map(|page| pages[page as usize]).collect();
+        let choose = || Choice { how: How { effort, reach: Reach::All }, pages: 8 };
+        let mut sink = |frame: OutFrame<'static>| {
+            write(frame);
+            Ok(())
+        };
+        encoder.batch(round, &set, &bytes, &mut past, &choose, &mut sink).expect("a batch");
+        write(encoder.piece(b"what is said between two rounds").expect("a piece"));
+        recipes.extend((0..20).map(|_| Recipe::Touched { back: 19, seed: round as u8, words: 4 }));
+        pages = guest::pages(&recipes, references::disk(), references::older()).split_off(recipes.len() - 20);
+    }
+    write(encoder.end());
+    save("session", "rounds", &stream);
+
+    let mut writer = Writer::new(&["events"]);
+    let real = |page: u8| guest::pages(&[Recipe::Pointers { seed: page, kernel: true }], &[], &[])[0];
+    writer.begin(false).page(0, 3, &real(1)).page(0, 4, &[0; PAGE_SIZE]).page(1, 7, &real(2)).end();
+    for round in 3..6 {
+        writer.begin(false).page(0, 3, &real(round)).page(0, 5, &real(1)).end();
+    }
+    writer.begin(true).page(0, 3, &real(6)).page(2, 1, &real(2)).end().devices(b"what a device has to say");
+    save("qemu", "stream", &prefixed(7, &writer.bytes));
+    let coding = Coding {
+        references: &references,
+        worker: &worker,
+        level,
+        top,
+        block_pages: 64,
+        cancel: Cancel::new(),
+    };
+    let mut packed = vec![1];
+    qemu::pack(FromFile(&writer.bytes[..]), coding, &std::env::temp_dir(), &mut packed, None).expect("packing");
+    save("session", "qemu", &packed);
+    // Without a RAM section, all is bytes.
+    save("qemu", "postcopy", &prefixed(1, &Writer::new(&["postcopy-ram"]).bytes));
 }
 
 fn index() {

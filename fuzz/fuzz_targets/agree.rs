@@ -6,4 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use mig_fuzz::reads;
 use mig_fuzz::strange::{self, Case};
 
-fuzz_target!(|case: Case| reads::agree(&strange::stream(&case)));
+fuzz_target!(|case: Case| {
+    let stream = strange::stream(&case);
+    if case.session { reads::agree_session(&stream) } else { reads::agree(&stream) }
+});

@@ -1,10 +1,15 @@
 //! Decoding with the engine as a caller would, and holding the answer against the slow decoder's.
 
 use std::collections::BTreeMap;
-use std::io::Read;
-use std::sync::{Mutex, PoisonError};
+use std::io::{self, Read, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
-use mig_engine::{DecodeLimits, Header, UnpackError, UnpackSummary, Unpacker};
+use mig_engine::live::{self, Applied, Destination};
+use mig_engine::qemu::Rebuilder;
+use mig_engine::{
+    Cancel, DecodeError, DecodeLimits, Header, ImageFormat, Level, OpaqueStore, PAGE_SIZE, PageStore, ParsedBlock,
+    Settled, UnpackError, UnpackSummary, Unpacker,
+};
 use mig_tests::reference::{self, Rules};
 use xxhash_rust::xxh3::xxh3_128;
 
@@ -66,6 +71,127 @@ pub fn agree(stream: &[u8]) {
     assert_eq!(fast.pages, slow.pages, "engine: {result:?}, slow decoder: {error:?}");
     if accepted {
         assert!(store.file(&header.layout) == slow.file, "the files are different");
+    }
+}
+
+/// The longest QEMU stream that a session may write here.
+const MAX_QEMU: usize = 32 << 20;
+
+/// A session's destination in memory.
+#[derive(Default)]
+struct Session {
+    store: MemStore,
+    is_qemu: bool,
+    told: Mutex<Told>,
+}
+
+/// What a session told its destination.
+#[derive(Default)]
+struct Told {
+    pages: u64,
+    pieces: Vec<u8>,
+    qemu: Option<Rebuilder<Capped>>,
+}
+
+/// An output that takes so much and no more.
+#[derive(Default)]
+struct Capped {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl Write for Capped {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.bytes.len() + bytes.len() > MAX_QEMU {
+            self.full = true;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl PageStore for Session {
+    fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
+        self.store.write(first_page, bytes)
+    }
+
+    fn write_zero(&self, first_page: u64, pages: u64) -> io::Result<()> {
+        self.store.write_zero(first_page, pages)
+    }
+
+    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        self.store.read(page, offset, out)
+    }
+}
+
+impl OpaqueStore for Session {
+    fn write_opaque(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if self.is_qemu { Err(io::ErrorKind::InvalidInput.into()) } else { self.store.write_opaque(offset, bytes) }
+    }
+}
+
+impl Destination for Session {
+    fn piece(&self, bytes: &[u8]) -> Result<(), DecodeError> {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(qemu) = &mut told.qemu {
+            qemu.run(bytes, &mut |page, to| self.store.read(page, 0, &mut to[..PAGE_SIZE]))?;
+        }
+        told.pieces.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn block(&self, block: &ParsedBlock) -> Result<(), DecodeError> {
+        let brought = block.runs().iter().filter(|run| run.settled != Settled::Later);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.pages += brought.map(|run| u64::from(run.pages)).sum::<u64>();
+        Ok(())
+    }
+}
+
+/// Applies a session with the engine, on one thread.
+fn apply(stream: &[u8], to: &Session) -> Option<Result<Applied, DecodeError>> {
+    static POOL: OnceLock<rayon::ThreadPool> = OnceLock::new();
+    let pool = POOL.get_or_init(|| rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread"));
+    let (header, frames) = Unpacker::new(stream, limits()).ok()?.into_parts();
+    let given = references::at_hand();
+    Some(pool.install(|| live::apply_file(&header, given, Level::best(), to, frames, &Cancel::new())))
+}
+
+/// As [`agree`], for a session: pages that come again, pieces, QEMU streams.
+///
+/// # Panics
+///
+/// As [`agree`].
+pub fn agree_session(stream: &[u8]) {
+    let Some(header) = open_header(stream) else { return };
+    let is_qemu = header.layout.format() == ImageFormat::Qemu;
+    let to = Session { is_qemu, ..Session::default() };
+    if is_qemu {
+        let qemu = Rebuilder::new(Capped::default(), header.layout.page_count());
+        to.told.lock().unwrap_or_else(PoisonError::into_inner).qemu = Some(qemu);
+    }
+    let Some(result) = apply(stream, &to) else { return };
+    let told = to.told.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let qemu = told.qemu.map(Rebuilder::into_output).unwrap_or_default();
+    if header.layout.file_len() > MAX_FILE || qemu.full {
+        return;
+    }
+    let (slow, error) = reference::decode_prefix(stream, references::at_hand_bytes(), Rules::Any);
+    if error.as_deref().is_some_and(is_known) || !zstd_is_clear(stream) {
+        return;
+    }
+    let accepted = error.is_none() && slow.complete;
+    assert_eq!(result.is_ok(), accepted, "engine: {result:?}, slow decoder: {error:?}");
+    assert_eq!(told.pages, slow.pages, "engine: {result:?}, slow decoder: {error:?}");
+    if accepted {
+        assert!(to.store.file(&header.layout) == slow.file, "the files are different");
+        assert!(told.pieces == slow.pieces, "the pieces are different");
+        assert!(qemu.bytes == slow.qemu, "the QEMU streams are different");
     }
 }
 

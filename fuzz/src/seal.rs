@@ -4,7 +4,7 @@
 //! type and its meta part as they are; then, in order: the data part gets the length that its pieces add up to, the
 //! pieces get their checksums, a block of one range goes on where the last such block ended (unless it brings pages that
 //! were left for later), blocks whose pages came out with another digest get that one (and its checks), index and end are
-//! written anew. A frame whose first reserved byte is odd is left alone but for its checksum, so that wrong ends and
+//! written anew. Blocks of a session stay where they are. A frame whose first reserved byte is odd is left alone but for its checksum, so that wrong ends and
 //! lengths come by, too.
 
 use std::collections::BTreeSet;
@@ -27,6 +27,7 @@ mod kind {
     pub(super) const BLOCK: u8 = 3;
     pub(super) const INDEX: u8 = 4;
     pub(super) const END: u8 = 5;
+    pub(super) const PIECE: u8 = 6;
 }
 
 /// A frame apart from what depends on its place.
@@ -80,14 +81,30 @@ pub fn join(frames: &[Frame]) -> Vec<u8> {
     out
 }
 
-/// All that the head of this module says.
+/// All that the head of this module says, for a file stream.
 pub fn seal(bytes: &[u8]) -> Vec<u8> {
+    seal_as(bytes, Sort::File)
+}
+
+/// The same for a session, in which blocks may hold any pages.
+pub fn seal_session(bytes: &[u8]) -> Vec<u8> {
+    seal_as(bytes, Sort::Session)
+}
+
+/// What a stream is to become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sort {
+    File,
+    Session,
+}
+
+fn seal_as(bytes: &[u8], sort: Sort) -> Vec<u8> {
     let mut frames = split(bytes);
     for frame in frames.iter_mut().filter(|frame| !frame.as_is) {
         seal_pieces(frame);
     }
     let header = frames.first().and_then(|first| open_header(&join(std::slice::from_ref(first))));
-    let later = header.map_or_else(Vec::new, |header| seal_blocks(&mut frames, &header));
+    let later = header.map_or_else(Vec::new, |header| seal_blocks(&mut frames, &header, sort));
     seal_trailer(&mut frames, &later);
     join(&frames)
 }
@@ -203,6 +220,10 @@ pub fn pieces_of(frame: &Frame) -> Option<Vec<PieceAt>> {
             walk.skip(8)?;
             walk.piece().map(|piece| vec![piece])
         }
+        kind::PIECE => {
+            walk.skip(8)?;
+            walk.piece().map(|piece| vec![piece])
+        }
         _ => None,
     }
 }
@@ -225,6 +246,9 @@ pub fn seal_pieces(frame: &mut Frame) {
             let place = Walk { meta: &frame.meta, at: 0 }.varint_len();
             frame.meta[place..place + 8].copy_from_slice(&xxh3_64(coded).to_le_bytes());
         }
+        if frame.kind == kind::PIECE && piece.checksum_at.is_none() {
+            frame.meta[..8].copy_from_slice(&xxh3_64(coded).to_le_bytes());
+        }
         at += piece.coded_len as usize;
     }
 }
@@ -238,7 +262,7 @@ impl Walk<'_> {
 
 /// Moves blocks to where they belong, and gives them the digests of what they decode to. For each frame, how many pages it
 /// leaves for later.
-fn seal_blocks(frames: &mut [Frame], header: &Header) -> Vec<u64> {
+fn seal_blocks(frames: &mut [Frame], header: &Header, sort: Sort) -> Vec<u64> {
     let decoder = BlockDecoder::new(header, references::at_hand(), Level::best());
     let store = MemStore::default();
     let mut left = vec![0; frames.len()];
@@ -247,7 +271,7 @@ fn seal_blocks(frames: &mut [Frame], header: &Header) -> Vec<u64> {
         let Some(parts) = (Walk { meta: &frame.meta, at: 0 }).block() else { continue };
         let mut range = parts.first..parts.first.saturating_add(parts.pages.min(1 << 16));
         let goes_on = parts.ranges == 1 && !range.all(|page| pending.contains(&page));
-        if goes_on && parts.first != next && !frame.as_is {
+        if sort == Sort::File && goes_on && parts.first != next && !frame.as_is {
             let mut meta = Vec::new();
             for value in [parts.round, 1, next, parts.pages] {
                 mig_tests::handmade::varint(&mut meta, value);

@@ -3,6 +3,8 @@
 //!
 //! What the pages are is worked out here once more, so that digests hold wherever the stream can be right.
 
+use std::collections::HashMap;
+
 use mig_engine::{PAGE_SIZE, Page};
 use mig_tests::handmade::{Block, Builder, Head, Places, places_of};
 use mig_tests::reference::{LongMatch, What};
@@ -15,10 +17,14 @@ const WORDS: u64 = 512;
 const MAX_PAGES: u64 = 400;
 /// Where words next to their own place are told.
 const TAG: u64 = 0x8001 << 48;
+/// The space of this guest before the block.
+const BEFORE: u64 = 3;
 
 /// What a strange packer was told to write.
 #[derive(Debug, arbitrary::Arbitrary)]
 pub struct Case {
+    /// Whether pages may come again.
+    pub session: bool,
     /// The header's flag.
     pub random_access: bool,
     zstd: bool,
@@ -28,6 +34,14 @@ pub struct Case {
     runs: Vec<RunCase>,
     /// Blocks of pages that the others leave for later.
     lists: Vec<ListCase>,
+    /// Blocks of pages that come again, in sessions.
+    again: Vec<AgainCase>,
+}
+
+#[derive(Debug, arbitrary::Arbitrary)]
+struct AgainCase {
+    first: u16,
+    runs: Vec<RunCase>,
 }
 
 /// What a stream should not have, by the number of the quirk.
@@ -132,6 +146,8 @@ struct Made {
     recipes: Vec<Recipe>,
     /// Pages that were left for later, ascending.
     pending: Vec<u64>,
+    /// The pages of the block that is being made, as they were before it.
+    before: HashMap<u64, Page>,
 }
 
 /// The addresses or bases of a block's residual pages.
@@ -199,7 +215,8 @@ pub fn stream(case: &Case) -> Vec<u8> {
         head.references.push((kind, [0; 16], references::BLOCKS.into(), String::new()));
     }
     let mut builder = Builder::new(head);
-    let mut made = Made { pages: vec![[0; PAGE_SIZE]; total as usize], recipes: vec![], pending: vec![] };
+    let pages = vec![[0; PAGE_SIZE]; total as usize];
+    let mut made = Made { pages, recipes: vec![], pending: vec![], before: HashMap::new() };
     let mut next = 0;
     for (number, runs) in blocks.into_iter().enumerate() {
         if case.quirk == quirk::GAP && next == 3 {
@@ -219,10 +236,23 @@ pub fn stream(case: &Case) -> Vec<u8> {
         }
     }
     case.lists.iter().filter(|list| list.late).for_each(|list| add_list(list, case, &mut builder, &mut made));
-    if !made.pending.is_empty() && case.quirk != quirk::NEVER {
+    for (round, again) in (1..).zip(case.again.iter().filter(|_| case.session)) {
+        let first = u64::from(again.first) % total.max(1);
+        let count = pages_of(&again.runs).min(total - first).min(256);
+        if count > 0 {
+            let numbers: Vec<u64> = (first..first + count).collect();
+            let block = block_of(&again.runs, &numbers, case, true, &mut made);
+            builder.block(&Block { round, ..block });
+        }
+    }
+    if !made.pending.is_empty() && case.quirk != quirk::NEVER && !case.session {
         let numbers = std::mem::take(&mut made.pending);
         let zeros = [RunCase { new_block: 1, pages: 0, what: WhatCase::Zero }];
         builder.block(&block_of(&zeros, &numbers, case, false, &mut made));
+    }
+    if case.session {
+        builder.end(0);
+        return builder.bytes().to_vec();
     }
     builder.finish()
 }
@@ -261,6 +291,7 @@ fn block_of(cases: &[RunCase], numbers: &[u64], whole: &Case, in_order: bool, ma
     let (mut runs, mut classes, mut matches) = (Vec::new(), Vec::new(), Vec::new());
     let (mut addresses, mut bases, mut base_words) = (PlaceRuns::default(), PlaceRuns::default(), Vec::new());
     let mut residual = Vec::new();
+    made.before = numbers.iter().map(|&number| (number, made.pages[number as usize])).collect();
     let mut at = 0;
     for run in cases {
         let pages = run_pages(run).min((numbers.len() - at) as u64);
@@ -351,10 +382,14 @@ fn push_place(
         }
         PlaceCase::Base { by_page, space, page, word } => {
             // One in 64 that there is not.
-            let spaces = if free { [0, 0, 1, 2] } else { [1, 1, 2, 2] };
-            let space = if *space % 64 == 63 { 3 } else { spaces[usize::from(*space % 4)] };
-            let page =
-                if space == 0 { number - i64::from(*page) } else { i64::from(page.unsigned_abs() % 49) };
+            let spaces = if free { [0, 3, 1, 2] } else { [1, 1, 2, 2] };
+            let space = if *space % 64 == 63 { 4 } else { spaces[usize::from(*space % 4)] };
+            let page = match space {
+                0 => number - i64::from(*page),
+                // Often the page itself.
+                BEFORE => number - i64::from(*page / 2),
+                _ => i64::from(page.unsigned_abs() % 49),
+            };
             let word = if word % 4 == 0 { i64::from(word / 4 % 512) } else { 0 };
             (none, run(*by_page, space, page * 512 + word, 512))
         }
@@ -367,13 +402,26 @@ fn push_place(
 
 /// The words of a base, as far as it is there.
 fn base_of(made: &Made, space: u64, word: i64) -> Page {
-    let words = match space {
-        0 => made.pages.as_flattened(),
-        1 => references::disk(),
-        _ => references::older(),
+    let page = |number: u64| -> Option<&Page> {
+        let at = usize::try_from(number).ok()?;
+        match space {
+            0 => made.pages.get(at),
+            1 => references::disk().as_chunks().0.get(at),
+            2 => references::older().as_chunks().0.get(at),
+            _ => made.before.get(&number).or_else(|| made.pages.get(at)),
+        }
     };
-    let start = usize::try_from(word).ok().and_then(|word| word.checked_mul(8));
-    start.and_then(|start| words.get(start..)?.first_chunk()).copied().unwrap_or([0; PAGE_SIZE])
+    let Ok(word) = u64::try_from(word) else { return [0; PAGE_SIZE] };
+    let (number, offset) = (word / WORDS, (word % WORDS) as usize * 8);
+    let pages = [page(number), if offset == 0 { None } else { page(number + 1) }];
+    let mut base = [0; PAGE_SIZE];
+    if let Some(first) = pages[0] {
+        base[..PAGE_SIZE - offset].copy_from_slice(&first[offset..]);
+    }
+    if let Some(second) = pages[1] {
+        base[PAGE_SIZE - offset..].copy_from_slice(&second[..offset]);
+    }
+    base
 }
 
 /// Makes a residual page; gives its matches.

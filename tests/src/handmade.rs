@@ -32,6 +32,8 @@ pub mod frame_type {
     pub const INDEX: u8 = 4;
     /// The last frame.
     pub const END: u8 = 5;
+    /// Bytes of a session that are not memory.
+    pub const PIECE: u8 = 6;
 }
 
 /// What goes into a header frame; the fields are as the document names them.

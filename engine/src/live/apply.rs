@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use mig_simd::Level;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+use super::Bits;
 use crate::columns::Settled;
 use crate::decode::{BlockDecoder, PageStore, ParsedBlock};
 use crate::encode::digest_bytes;
@@ -157,8 +158,7 @@ pub(crate) fn read_piece(frame: &Frame) -> Result<Vec<u8>, DecodeError> {
 struct Sum {
     digest: Xxh3,
     done: Applied,
-    /// A bit for each page.
-    seen: Vec<u64>,
+    seen: Bits,
     ended: bool,
 }
 
@@ -172,9 +172,7 @@ impl Sum {
             if run.settled != Settled::Later {
                 self.done.pages += u64::from(run.pages);
                 for page in block.pages().slice(ordinal..end).flatten() {
-                    let word = &mut self.seen[(page / 64) as usize];
-                    self.done.distinct += u64::from(*word >> (page % 64) & 1 == 0);
-                    *word |= 1 << (page % 64);
+                    self.done.distinct += u64::from(self.seen.insert(page));
                 }
             }
             ordinal = end;
@@ -227,8 +225,6 @@ impl<D: Destination> Apply<'_, D> {
 /// Applies a session's frames, from the one after the header to the end, in the current rayon pool. `references` are
 /// what the header needs, in its order.
 ///
-/// The header's guest must be one that the caller is ready for: a bit is kept for each page.
-///
 /// # Errors
 ///
 /// What could not be mended by asking again; a stream that stops before its end.
@@ -241,8 +237,8 @@ pub fn apply<D: Destination>(
     cancel: &Cancel,
 ) -> Result<Applied, DecodeError> {
     let decoder = BlockDecoder::new(header, references, level);
-    let words = header.layout.page_count().div_ceil(64) as usize;
-    let mut sum = Sum { digest: Xxh3::new(), done: Applied::default(), seen: vec![0; words], ended: false };
+    let mut sum =
+        Sum { digest: Xxh3::new(), done: Applied::default(), seen: Bits::default(), ended: false };
     let apply = Apply { decoder: &decoder, header, to };
     let parse = |Arrival { sequence, frame }| {
         let parsed = frame.and_then(|frame| Parsed::new(&decoder, frame));

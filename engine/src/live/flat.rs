@@ -6,10 +6,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::FallocateFlags;
 
+use super::Bits;
 use super::past::LastSent;
 use crate::decode::PageStore;
 use crate::page::{PAGE_SIZE, Page};
@@ -19,8 +20,8 @@ use crate::page::{PAGE_SIZE, Page};
 pub struct FlatFile {
     file: File,
     pages: u64,
-    /// A bit for each page that was written.
-    known: Vec<AtomicU64>,
+    /// Pages that were written.
+    known: Mutex<Bits>,
     /// Whether a page that was sent could not be kept.
     incomplete: bool,
 }
@@ -34,8 +35,7 @@ impl FlatFile {
     pub fn new(file: File, pages: u64) -> io::Result<Self> {
         file.set_len(0)?;
         file.set_len(pages * PAGE_SIZE as u64)?;
-        let known = (0..pages.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(FlatFile { file, pages, known, incomplete: false })
+        Ok(FlatFile { file, pages, known: Mutex::default(), incomplete: false })
     }
 
     /// Number of pages.
@@ -61,14 +61,14 @@ impl FlatFile {
         Ok(page * PAGE_SIZE as u64)
     }
 
-    fn is_known(&self, page: u64) -> bool {
-        let bits = self.known.get((page / 64) as usize);
-        bits.is_some_and(|bits| bits.load(Ordering::Relaxed) >> (page % 64) & 1 != 0)
+    fn known(&self) -> MutexGuard<'_, Bits> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set_known(&self, first: u64, pages: u64) {
+        let mut known = self.known();
         for page in first..first + pages {
-            self.known[(page / 64) as usize].fetch_or(1 << (page % 64), Ordering::Relaxed);
+            known.insert(page);
         }
     }
 
@@ -85,8 +85,11 @@ impl FlatFile {
     fn write_zeros(&self, first: u64, pages: u64) -> io::Result<()> {
         let at = self.range(first, pages as usize * PAGE_SIZE)?;
         // What was never written is a hole already.
-        let mut dirty = (first..first + pages).filter(|&page| self.is_known(page));
-        if dirty.next().is_some() {
+        let is_dirty = {
+            let known = self.known();
+            (first..first + pages).any(|page| known.contains(page))
+        };
+        if is_dirty {
             let len = pages * PAGE_SIZE as u64;
             let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             if rustix::fs::fallocate(&self.file, punch, at, len).is_err() {
@@ -121,7 +124,8 @@ impl PageStore for FlatFile {
 
 impl LastSent for FlatFile {
     fn read(&self, page: u64, to: &mut Page) -> bool {
-        self.is_known(page) && self.read_pages(page, to).is_ok()
+        let is_known = self.known().contains(page);
+        is_known && self.read_pages(page, to).is_ok()
     }
 
     fn sent(&mut self, first_page: u64, bytes: &[u8]) {
@@ -141,11 +145,8 @@ impl LastSent for FlatFile {
                 // What is not kept is sent in full next time; but an older version must not be taken for it.
                 log::warn!("the last version of pages is not kept: {error}");
                 self.incomplete = true;
-                for page in first..first + same as u64 {
-                    if let Some(bits) = self.known.get((page / 64) as usize) {
-                        bits.fetch_and(!(1 << (page % 64)), Ordering::Relaxed);
-                    }
-                }
+                let mut known = self.known();
+                (first..first + same as u64).for_each(|page| known.remove(page));
             }
             start += same;
         }

@@ -18,11 +18,14 @@
 
 mod apply;
 mod batch;
+mod bits;
 mod encoder;
 mod flat;
 mod frames;
 mod past;
 mod rounds;
+
+pub(crate) use bits::Bits;
 
 pub use apply::{Applied, Arrival, Arrivals, Destination, apply, apply_file, header_frame, read_header};
 pub use encoder::{Batched, Choice, Choose, Encoder, Setup, Sink, alone, alone_of_batch, read_image};

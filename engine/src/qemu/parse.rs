@@ -118,8 +118,14 @@ pub trait Events {
         Ok(())
     }
 
-    /// The rest of the stream is not understood, and passed on as it is.
-    fn opaque(&mut self, _why: &str) {}
+    /// The rest of the stream is not understood, and passed on as it is; `cut` if that is because it ends there.
+    ///
+    /// # Errors
+    ///
+    /// Whatever ends parsing.
+    fn opaque(&mut self, _why: &str, _cut: bool) -> Result<(), Self::Error> {
+        Ok(())
+    }
 }
 
 /// Where the stream comes from.
@@ -163,6 +169,8 @@ pub struct Parser<I> {
 enum Stop<E> {
     /// Not understood from here on.
     Opaque(String),
+    /// The stream ends in the middle.
+    Cut,
     /// The rest is device state, of which nobody expects to be understood.
     Devices,
     /// An error of the input or of the events.
@@ -187,6 +195,8 @@ struct Known {
     /// The RAM section's id, once it has begun.
     ram: Option<u32>,
     blocks: Vec<RamBlock>,
+    /// Whether the section's end was the last of its parts: the guest is stopped, and no page comes any more.
+    ended: bool,
     /// The block of the last record. A record that does not name its block goes on with it, across sections.
     current: Option<usize>,
 }
@@ -213,13 +223,14 @@ impl<I: Input> Parser<I> {
         let why = match self.sections(&mut known, to) {
             Ok(()) | Err(Stop::Devices) => None,
             Err(Stop::Error(error)) => return Err(error),
-            Err(Stop::Opaque(why)) => Some(why),
+            Err(Stop::Opaque(why)) => Some((why, false)),
+            Err(Stop::Cut) => Some(("it ends in the middle".to_owned(), true)),
         };
         if known.ram.is_none() {
             to.blocks(&known.machine, &[])?;
         }
-        if let Some(why) = why {
-            to.opaque(&why);
+        if let Some((why, cut)) = why {
+            to.opaque(&why, cut)?;
         }
         self.rest(to)
     }
@@ -247,8 +258,9 @@ impl<I: Input> Parser<I> {
                     let last = kind == SECTION_END;
                     self.records(known, last, to)?;
                     self.footer(id, to)?;
+                    known.ended = last;
                 }
-                SECTION_FULL | EOF | VMDESCRIPTION if known.ram.is_some() => return Err(Stop::Devices),
+                SECTION_FULL | EOF | VMDESCRIPTION if known.ended => return Err(Stop::Devices),
                 other => return opaque(format!("a section of type {other:#x} is not expected here")),
             }
             self.pass(to)?;
@@ -508,7 +520,7 @@ impl<I: Input> Parser<I> {
     /// The next bytes, which count as looked at.
     fn take<T: Events>(&mut self, count: usize, to: &mut T) -> Result<&[u8], Stop<T::Error>> {
         if self.ahead(count, to)?.len() < count {
-            return opaque("it ends in the middle");
+            return Err(Stop::Cut);
         }
         let from = self.start + self.looked;
         self.looked += count;

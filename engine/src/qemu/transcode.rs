@@ -7,10 +7,12 @@
 //! same memory, and there is something to save: a page that is as it was sent last needs no record, and one that keeps changing is
 //! *held* until it rests for a round or the guest is stopped ([`Holding`]), for all that is sent of it before is wasted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
 
 use super::parse::{Events, RamBlock, Record};
 use super::script::Script;
+use crate::live::Bits;
 use crate::page::{PAGE_SIZE, Page, PageSet};
 
 /// Pages of a batch.
@@ -100,8 +102,11 @@ pub struct Transcoder<C> {
     bytes: Vec<u8>,
     round: RoundEnd,
     last_page: Option<u64>,
-    /// How often each page has come; live only.
-    times: Vec<u8>,
+    /// Pages that have come, and how often those that came again; live only.
+    seen: Bits,
+    times: HashMap<u64, u8>,
+    /// Whether a record was held back or left out, so that the destination's stream is no longer the source's; live only.
+    differs: bool,
     held: BTreeMap<u64, Held>,
     started: bool,
 }
@@ -134,7 +139,9 @@ impl<C: Consumer> Transcoder<C> {
             bytes: Vec::new(),
             round: RoundEnd::default(),
             last_page: None,
-            times: Vec::new(),
+            seen: Bits::default(),
+            times: HashMap::new(),
+            differs: false,
             held: BTreeMap::new(),
             started: false,
         }
@@ -227,9 +234,13 @@ impl<C: Consumer> Transcoder<C> {
             self.round.unchanged += 1;
             return true;
         }
-        let times = &mut self.times[number as usize];
-        *times = times.saturating_add(1);
-        if *times >= HOT && (self.held.contains_key(&number) || self.held.len() < limit) {
+        let mut times = 1;
+        if !self.seen.insert(number) {
+            let again = self.times.entry(number).or_insert(1);
+            *again = again.saturating_add(1);
+            times = *again;
+        }
+        if times >= HOT && (self.held.contains_key(&number) || self.held.len() < limit) {
             let content = content.map(|content| Box::new(*content));
             self.held.insert(number, Held { content, round: self.round.round });
             return true;
@@ -245,10 +256,6 @@ impl<C: Consumer> Events for Transcoder<C> {
     fn blocks(&mut self, machine: &str, blocks: &[RamBlock]) -> Result<(), C::Error> {
         self.blocks = blocks.to_vec();
         blocks.iter().for_each(|block| self.script.block(block));
-        if self.holding.is_some() {
-            let pages: u64 = blocks.iter().map(|block| block.pages).sum();
-            self.times = vec![0; pages as usize];
-        }
         self.started = true;
         self.to.start(machine, blocks)
     }
@@ -277,6 +284,7 @@ impl<C: Consumer> Events for Transcoder<C> {
             None => self.pass_on(block, page, Some(named), content),
             Some(holding) => {
                 if self.holds(number, content, holding.pages) {
+                    self.differs = true;
                     return Ok(());
                 }
                 // Records are left out, so whether one must name its block is another matter than it was.
@@ -302,7 +310,14 @@ impl<C: Consumer> Events for Transcoder<C> {
         self.flush()
     }
 
-    fn opaque(&mut self, why: &str) {
+    fn opaque(&mut self, why: &str, cut: bool) -> Result<(), C::Error> {
         self.to.opaque(why);
+        // What comes now may say "the same block as before", and means the source's stream; and nobody tells any more where the
+        // pages that are held back belong. A stream that just stops is one that its destination gives up.
+        if self.differs && !cut {
+            let why = format!("the QEMU stream can't be followed to its end: {why}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why).into());
+        }
+        Ok(())
     }
 }

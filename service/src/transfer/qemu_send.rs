@@ -132,8 +132,8 @@ impl<E: Events> Events for Watched<'_, E> {
         self.inner.idle()
     }
 
-    fn opaque(&mut self, why: &str) {
-        self.inner.opaque(why);
+    fn opaque(&mut self, why: &str, cut: bool) -> Result<(), E::Error> {
+        self.inner.opaque(why, cut)
     }
 }
 
