@@ -55,7 +55,7 @@ pub use class::Class;
 pub use columns::{Run as SettledRun, Settled};
 pub use decode::{BlockDecoder, PageStore, ParsedBlock};
 pub use encode::{
-    BlockEncoder, BlockStats, CodedBlock, History, How, Leftover, Reach, Scanned, SettledBlock,
+    BlockEncoder, BlockStats, CodedBlock, History, How, Leftover, Reach, Scanned, SettledBlock, Words,
 };
 pub use error::{DecodeError, EncodeError};
 pub use format::{

@@ -258,8 +258,8 @@ impl Reference {
         self.samples.as_deref()
     }
 
-    /// Builds its index, and samples it if it is a disk, tied to nothing: for use now, not to be saved. In the current rayon pool, or, outside of
-    /// one, in a pool of its own that ends with the call.
+    /// Builds what it lacks of an index and, if it is a disk, samples, tied to nothing: for use now, not to be saved. In the current
+    /// rayon pool, or, outside of one, in a pool of its own that ends with the call.
     ///
     /// # Errors
     ///
@@ -267,12 +267,15 @@ impl Reference {
     pub fn build_index(&mut self, level: Level, cancel: &Cancel) -> Result<(), IndexError> {
         let tie = SourceTie::new(Identity(u128::from_le_bytes(self.need.identity)), self.need.blocks, &[]);
         let source = self.source.as_ref();
-        let is_disk = self.need.kind == ReferenceKind::Disk;
+        let sampled = self.need.kind == ReferenceKind::Disk && self.samples.is_none();
         let build = || -> Result<_, IndexError> {
             let builder = IndexBuilder::new().cancel(cancel.flag());
-            let index = builder.build(source, tie.clone(), &fingerprints(level))?;
+            let index = match self.index {
+                Some(_) => None,
+                None => Some(builder.build(source, tie.clone(), &fingerprints(level))?),
+            };
             let sample = || Samples::build(source, tie.clone(), level, Some(cancel.flag()));
-            Ok((index, is_disk.then(sample).transpose()?))
+            Ok((index, sampled.then(sample).transpose()?))
         };
         let pool = match rayon::current_thread_index() {
             Some(_) => None,
@@ -283,8 +286,12 @@ impl Reference {
             Some(pool) => pool.install(build)?,
             None => build()?,
         };
-        self.set_index(index);
-        self.samples = samples.map(Arc::new);
+        if let Some(index) = index {
+            self.set_index(index);
+        }
+        if let Some(samples) = samples {
+            self.set_samples(samples);
+        }
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl GroupCoder {
     }
 
     /// Adds the next page of the group: the words that no match covers and that are not those of `base`, or zero without one.
-    /// Self-relative words are coded for `address`, if there is one; then there is no base.
+    /// Self-relative words are coded for `address`, if there is one; then there is no base. Returns how many words these were.
     pub(crate) fn push(
         &mut self,
         level: Level,
@@ -144,7 +144,7 @@ impl GroupCoder {
         matches: &[Match],
         base: Option<&Page>,
         address: Option<u64>,
-    ) {
+    ) -> usize {
         let Scratch { rest, relative, words } = &mut *self.scratch;
         self.literal_len += PAGE_SIZE;
         let base = base.unwrap_or(&ZERO);
@@ -168,6 +168,7 @@ impl GroupCoder {
         words[..count].iter_mut().for_each(|word| *word = word.to_le());
         self.words.extend_from_slice(bytemuck::cast_slice(&words[..count]));
         mask.iter().for_each(|bits| self.masks.extend_from_slice(&bits.to_le_bytes()));
+        count
     }
 
     /// Codes the pages; `None` if their literals do not shrink.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mig_engine::image::WriteAs;
-use mig_engine::reference::{DiskImage, FileStamp, Identity, Index, IndexError, SourceTie};
+use mig_engine::reference::{DiskImage, FileStamp, Identity, Index, IndexError, Samples, SourceTie};
 use mig_engine::{
     Cancel, DecodeLimits, FileStore, Header, KernelCache, Level, MemoryImage, OnProgress, Reference,
     ReferenceKind, ReferenceNeed, Resolved, UnpackError, Unpacker,
@@ -33,14 +33,17 @@ pub fn for_packing(
     for path in paths {
         let others: Vec<&PathBuf> = paths.iter().filter(|other| *other != path).collect();
         let mut reference = open(path, guest_pages, &others, cancel, progress)?;
-        let index = saved_index(path, &reference);
-        match index {
-            Some(index) => reference.set_index(index),
-            None => {
-                log::info!("{}: building an index; `mig index` keeps one", path.display());
-                let built = reference.build_index(Level::best(), cancel);
-                built.map_err(interrupted).with_context(|| format!("cannot index {}", path.display()))?;
-            }
+        if let Some(index) = saved_index(path, &reference) {
+            reference.set_index(index);
+        }
+        if let Some(samples) = saved_samples(path, &reference) {
+            reference.set_samples(samples);
+        }
+        let lacks_samples = reference.kind() == ReferenceKind::Disk && reference.samples().is_none();
+        if reference.index().is_none() || lacks_samples {
+            log::info!("{}: building an index; `mig index` keeps one", path.display());
+            let built = reference.build_index(Level::best(), cancel);
+            built.map_err(interrupted).with_context(|| format!("cannot index {}", path.display()))?;
         }
         references.push(reference);
     }
@@ -93,8 +96,21 @@ pub fn tie_of(path: &Path, reference: &Reference) -> Result<SourceTie> {
 
 /// The index beside a file, if there is one that fits.
 pub fn saved_index(path: &Path, reference: &Reference) -> Option<Index> {
-    let index_path = Index::default_path(path);
-    if !index_path.exists() {
+    saved(path, reference, &Index::default_path(path), Index::open)
+}
+
+/// The samples beside a file, if there are some that fit.
+pub fn saved_samples(path: &Path, reference: &Reference) -> Option<Samples> {
+    saved(path, reference, &Samples::default_path(path), Samples::open)
+}
+
+fn saved<T>(
+    path: &Path,
+    reference: &Reference,
+    beside: &Path,
+    open: impl FnOnce(&Path, &SourceTie) -> Result<T, IndexError>,
+) -> Option<T> {
+    if !beside.exists() {
         return None;
     }
     let tie = match tie_of(path, reference) {
@@ -104,13 +120,7 @@ pub fn saved_index(path: &Path, reference: &Reference) -> Option<Index> {
             return None;
         }
     };
-    match Index::open(&index_path, &tie) {
-        Ok(index) => Some(index),
-        Err(error) => {
-            log::warn!("{error}; building another");
-            None
-        }
-    }
+    open(beside, &tie).map_err(|error| log::warn!("{error}; building another")).ok()
 }
 
 fn open(

@@ -49,6 +49,8 @@ pub enum Settled {
 impl Settled {
     /// Number of kinds; the order is the format's.
     pub const KINDS: usize = 6;
+    /// Number of kinds of pages that need no coding: the first ones.
+    pub const SETTLED: usize = 4;
 
     /// Place of the kind in the format's list.
     pub fn kind(self) -> usize {

@@ -1,9 +1,40 @@
 //! A block ready to be sent, and what its pages turned out to be.
 
+use std::ops::AddAssign;
+
 use crate::class::Class;
 use crate::columns::{Run, Settled};
 use crate::format::frame::{self, FrameType};
 use crate::page::PageSet;
+
+/// How the 8-byte words of residual pages were coded: together they are all of the pages' words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Words {
+    /// Covered by long matches.
+    pub matched: u64,
+    /// Those of the page's base.
+    pub base: u64,
+    /// Zero, in pages without a base.
+    pub zero: u64,
+    /// What is left for the entropy coder, or stored raw.
+    pub stored: u64,
+}
+
+impl Words {
+    /// All of them.
+    pub fn all(self) -> u64 {
+        self.matched + self.base + self.zero + self.stored
+    }
+}
+
+impl AddAssign for Words {
+    fn add_assign(&mut self, other: Words) {
+        self.matched += other.matched;
+        self.base += other.base;
+        self.zero += other.zero;
+        self.stored += other.stored;
+    }
+}
 
 /// What a block's pages turned out to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +48,10 @@ pub struct BlockStats {
     pub class_pages: [u64; Class::ALL.len()],
     /// Coded bytes of the groups of each class.
     pub class_bytes: [u64; Class::ALL.len()],
+    /// Words of the residual pages of each class. Not known of streams that are not decoded.
+    pub class_words: [Words; Class::ALL.len()],
+    /// Settled pages by what the guest uses them for, each by kind. Only where the guest can be read, and only while encoding.
+    pub class_settled: [[u64; Settled::SETTLED]; Class::ALL.len()],
     /// Bytes that say what settled pages are: frame head, page set, digest, the columns' runs, checks.
     pub settled_bytes: u64,
     /// Bytes of meta that residual pages need: their classes, and where their groups are.
@@ -44,6 +79,8 @@ impl BlockStats {
         sum(&mut self.pages, &other.pages);
         sum(&mut self.class_pages, &other.class_pages);
         sum(&mut self.class_bytes, &other.class_bytes);
+        self.class_words.iter_mut().zip(&other.class_words).for_each(|(to, from)| *to += *from);
+        self.class_settled.iter_mut().zip(&other.class_settled).for_each(|(to, from)| sum(to, from));
         self.runs += other.runs;
         self.settled_bytes += other.settled_bytes;
         self.residual_meta_bytes += other.residual_meta_bytes;

@@ -2,16 +2,19 @@
 
 use rayon::prelude::*;
 
-use super::{BlockEncoder, Part, SettledBlock};
+use super::{BlockEncoder, Part, SettledBlock, Words};
 use crate::class::Class;
 use crate::columns::Placements;
 use crate::error::EncodeError;
 use crate::format::block::{Group, Piece};
 use crate::image::Run;
 use crate::matches::MatchLists;
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, PAGE_WORDS};
 use crate::residual::push_literals;
 use crate::source::PageSource;
+
+/// A group, and how its pages' words were coded.
+type CodedGroup = (Group, Words);
 
 impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     pub(super) fn code_groups(
@@ -20,7 +23,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         matches: &MatchLists,
         bases: &Placements,
         addresses: &Placements,
-    ) -> Result<(Vec<Group>, Vec<Part<'a>>), EncodeError> {
+    ) -> Result<(Vec<CodedGroup>, Vec<Part<'a>>), EncodeError> {
         let mut members: [Vec<usize>; Class::ALL.len()] = Default::default();
         for (index, residual) in block.residual.iter().enumerate() {
             members[residual.class as usize].push(index);
@@ -33,12 +36,13 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                 chunks.map(move |pages| (class, pages))
             })
             .collect();
-        let code = |&(class, pages): &(Class, &[usize])| -> Result<(Group, Vec<Part<'a>>), EncodeError> {
-            let (piece, parts) = self.code_group(block, matches, (bases, addresses), class, pages)?;
-            Ok((Group { class, pages: pages.len() as u32, piece }, parts))
+        let code = |&(class, pages): &(Class, &[usize])| -> Result<(CodedGroup, Vec<Part<'a>>), EncodeError> {
+            let (piece, words, parts) = self.code_group(block, matches, (bases, addresses), class, pages)?;
+            Ok(((Group { class, pages: pages.len() as u32, piece }, words), parts))
         };
-        let coded: Vec<(Group, Vec<Part<'a>>)> = groups.par_iter().map(code).collect::<Result<_, _>>()?;
-        let (groups, parts): (Vec<Group>, Vec<Vec<Part<'a>>>) = coded.into_iter().unzip();
+        let coded: Vec<(CodedGroup, Vec<Part<'a>>)> =
+            groups.par_iter().map(code).collect::<Result<_, _>>()?;
+        let (groups, parts): (Vec<CodedGroup>, Vec<Vec<Part<'a>>>) = coded.into_iter().unzip();
         Ok((groups, parts.into_iter().flatten().collect()))
     }
 
@@ -49,11 +53,12 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         (bases, addresses): (&Placements, &Placements),
         class: Class,
         pages: &[usize],
-    ) -> Result<(Piece, Vec<Part<'a>>), EncodeError> {
+    ) -> Result<(Piece, Words, Vec<Part<'a>>), EncodeError> {
         let kit = self.kit(block.how.effort);
         if class != Class::Incompressible && kit.recipe.compresses() {
             let mut coder = kit.coders.take()?;
             coder.reserve(pages.len());
+            let mut counts = Words::default();
             let (mut words, mut scratch) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
             for &index in pages {
                 let base = match bases[index] {
@@ -62,7 +67,12 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                 };
                 let address = addresses[index].map(|(_, number)| (number << 12) as u64);
                 let page = self.page(block.residual[index].page);
-                coder.push(self.level, page, matches.of_page(index), base, address);
+                let matches = matches.of_page(index);
+                let stored = coder.push(self.level, page, matches, base, address) as u64;
+                let matched = matches.iter().map(|found| u64::from(found.words)).sum();
+                let rest = PAGE_WORDS as u64 - matched - stored;
+                let (base, zero) = if base.is_some() { (rest, 0) } else { (0, rest) };
+                counts += Words { matched, base, zero, stored };
             }
             let (piece, coded) = match coder.compress()? {
                 Some(coded) => coded,
@@ -72,11 +82,13 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                         let page = self.page(block.residual[index].page);
                         push_literals(page, matches.of_page(index), &mut literals);
                     }
+                    let stored = literals.len() as u64 / 8;
+                    counts = Words { matched: counts.matched, stored, ..Words::default() };
                     (Piece::raw(literals.len()), literals)
                 }
             };
             kit.coders.put(coder);
-            return Ok((piece, vec![Part::Owned(coded)]));
+            return Ok((piece, counts, vec![Part::Owned(coded)]));
         }
         // Stored pages are sent from where they lie; neighbours go together.
         let mut parts: Vec<Part<'a>> = Vec::new();
@@ -96,6 +108,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                 }
             }
         }
-        Ok((Piece::raw(pages.len() * PAGE_SIZE), parts))
+        let words = Words { stored: (pages.len() * PAGE_WORDS) as u64, ..Words::default() };
+        Ok((Piece::raw(pages.len() * PAGE_SIZE), words, parts))
     }
 }

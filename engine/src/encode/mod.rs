@@ -23,7 +23,7 @@ use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
 
 use coded::Part;
-pub use coded::{BlockStats, CodedBlock};
+pub use coded::{BlockStats, CodedBlock, Words};
 pub use history::{History, Leftover};
 use likeness::Likeness;
 
@@ -391,6 +391,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         let Likeness { matches, mut bases } = self.find_likeness(block)?;
         let mut addresses = self.addresses(block, &bases);
         let (groups, group_parts) = self.code_groups(block, &matches, &bases, &addresses)?;
+        let (groups, words): (Vec<Group>, Vec<Words>) = groups.into_iter().unzip();
         self.forget_stored(block, &groups, &mut bases, &mut addresses);
         let classes: Vec<Class> = block.classes().collect();
         let mut parts = Vec::new();
@@ -411,8 +412,12 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         parts.extend(group_parts);
         let mut stats =
             BlockStats { match_bytes: match_piece.map_or(0, |piece| piece.coded_len), ..block.stats() };
-        for group in &groups {
+        for (group, &words) in groups.iter().zip(&words) {
             stats.class_bytes[group.class as usize] += group.piece.coded_len;
+            stats.class_words[group.class as usize] += words;
+        }
+        if let Some(guest) = self.guest {
+            block.count_settled(guest, &mut stats);
         }
         stats.matched = matches.matches.iter().map(|found| u64::from(found.words) * 8).sum();
         let digest = digest(&block.fingerprints);
@@ -487,6 +492,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         stats.count_run(runs[0]);
         stats.class_pages[class as usize] = count.into();
         stats.class_bytes[class as usize] = piece.coded_len;
+        stats.class_words[class as usize].base = u64::from(count) * PAGE_WORDS as u64;
         stats.residual_meta_bytes = (meta.len() - columns_end) as u64;
         stats.settled_bytes = (frame::HEADER_LEN + columns_end) as u64;
         Ok(CodedBlock { meta, parts: vec![Part::Owned(coded)], pages, digest, stats })
@@ -583,6 +589,19 @@ impl SettledBlock {
     /// The class of each residual page, in order.
     pub fn classes(&self) -> impl Iterator<Item = Class> {
         self.residual.iter().map(|residual| residual.class)
+    }
+
+    /// Counts the settled pages by what the guest uses them for.
+    fn count_settled(&self, guest: &Guest, stats: &mut BlockStats) {
+        let mut numbers = self.pages.ranges().flatten();
+        for run in &self.runs {
+            let kind = run.settled.kind();
+            for page in numbers.by_ref().take(run.pages as usize) {
+                if kind < Settled::SETTLED {
+                    stats.class_settled[Class::Other.refined(guest.class(page)) as usize][kind] += 1;
+                }
+            }
+        }
     }
 
     /// Pages by kind and class; nothing is coded yet.

@@ -457,7 +457,7 @@ impl<'a, S: PageSource + ?Sized> Reader<'a, S> {
         let class = numbers.class(page);
         // Huge pages look like others of their owner's, or like the kernel's while nobody has them.
         let other = !matches!(class, GuestClass::Anonymous | GuestClass::File | GuestClass::Kernel);
-        if other || !numbers.head.is_some_and(|bit| page.flags >> bit & 1 != 0) {
+        if other || numbers.head.is_none_or(|bit| page.flags >> bit & 1 == 0) {
             return class;
         }
         let huge = match numbers.hugetlb {

@@ -237,8 +237,7 @@ pub fn apply<D: Destination>(
     cancel: &Cancel,
 ) -> Result<Applied, DecodeError> {
     let decoder = BlockDecoder::new(header, references, level);
-    let mut sum =
-        Sum { digest: Xxh3::new(), done: Applied::default(), seen: Bits::default(), ended: false };
+    let mut sum = Sum { digest: Xxh3::new(), done: Applied::default(), seen: Bits::default(), ended: false };
     let apply = Apply { decoder: &decoder, header, to };
     let parse = |Arrival { sequence, frame }| {
         let parsed = frame.and_then(|frame| Parsed::new(&decoder, frame));

@@ -6,7 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::builder::TypedValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use mig_engine::{Effort, FormatChoice, GpuChoice, GpuMode};
+use mig_engine::{Effort, FormatChoice, GpuChoice, GpuMode, Technique};
 use mig_service::keys::Host;
 use mig_service::local::unix_path;
 use mig_service::transfer::EffortChoice;
@@ -95,12 +95,38 @@ pub(crate) struct PackArgs {
     pub(crate) work: WorkArgs,
     #[command(flatten)]
     pub(crate) gpu: GpuArgs,
+    #[command(flatten)]
+    pub(crate) semantics: SemanticArgs,
     /// Replace the output file if it exists
     #[arg(short, long)]
     pub(crate) force: bool,
     /// Print what was done as JSON on standard output
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// What may be made of what the guest's pages are.
+#[derive(Debug, Args)]
+pub(crate) struct SemanticArgs {
+    /// What becomes of pages that the guest has free: keep what they hold, or pack them as zero, which the guest does not notice
+    #[arg(long, value_enum, default_value_t = FreePages::Keep)]
+    pub(crate) free_pages: FreePages,
+    /// Leave out a technique, to see what it is worth (guest, order, self-relative, kernel, bases, long-matches); may be given
+    /// several times
+    #[arg(long, value_name = "NAME", value_parser = techniques())]
+    pub(crate) without: Vec<Technique>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FreePages {
+    /// As they are.
+    Keep,
+    /// As pages of zeros.
+    Zero,
+}
+
+fn techniques() -> impl TypedValueParser<Value = Technique> {
+    PossibleValuesParser::new(Technique::ALL.map(Technique::name)).try_map(|name| name.parse::<Technique>())
 }
 
 #[derive(Debug, Args)]
@@ -167,7 +193,7 @@ pub(crate) struct VerifyArgs {
 /// Build the index of a reference, so that packing does not have to
 #[derive(Debug, Args)]
 pub(crate) struct IndexArgs {
-    /// Disk image or memory image; the index is written beside it, as IMAGE.migidx
+    /// Disk image or memory image; the index is written beside it, as IMAGE.migidx, of disks also IMAGE.migsmp
     pub(crate) image: PathBuf,
     /// Build it even if there is one that fits
     #[arg(short, long)]
@@ -186,6 +212,12 @@ pub(crate) struct InspectArgs {
     /// Write a map of the guest's memory as a picture (memory images only)
     #[arg(long, value_name = "OUT.svg")]
     pub(crate) svg: Option<PathBuf>,
+    /// Pack the image to nowhere, and say how each class of pages was coded and what each technique saved (memory images only)
+    #[arg(long, conflicts_with = "svg")]
+    pub(crate) explain: bool,
+    /// Effort to explain
+    #[arg(short, long, default_value = "balanced", requires = "explain")]
+    pub(crate) effort: Effort,
     /// Format of the image, if it is not what it looks like
     #[arg(long)]
     pub(crate) format: Option<FormatChoice>,

@@ -1,20 +1,23 @@
 //! `mig inspect`.
 
+use std::cmp::Reverse;
 use std::fs::File;
 use std::io::{BufReader, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use mig_engine::guest::{Guest, GuestClass, Space, find_notes};
 use mig_engine::inspect::{StreamInfo, classify};
 use mig_engine::{Level, MemoryImage, Resolved};
 use mig_service::human;
 use mig_service::output::{Output, print};
 use mig_service::problem::Problem;
 use mig_service::references::{self, describe, is_packed};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use crate::cli::InspectArgs;
-use crate::map_svg::Map;
+use crate::explain;
+use crate::map_svg;
 use crate::pack::{blocks_json, kinds_table};
 use crate::qemu;
 use crate::run::{Bar, Run};
@@ -26,6 +29,10 @@ pub(crate) fn run(args: &InspectArgs, run: &Run) -> Result<()> {
             let text = "--svg draws memory images; unpack the file first";
             return Err(Problem::Usage(text.into()).into());
         }
+        if args.explain {
+            let text = "--explain packs memory images; unpack the file first";
+            return Err(Problem::Usage(text.into()).into());
+        }
         return packed(args).with_context(context);
     }
     image(args, run).with_context(context)
@@ -35,8 +42,11 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
     // A stream's memory is copied out, and looked at like an image.
     let stream = qemu::open_stream(&args.file, args.format)?;
     let image = MemoryImage::open(&args.file, args.format)?;
+    if args.explain {
+        return explain::run(args, &image, run);
+    }
     let picture = args.svg.as_deref().map(|path| Output::new(path, true)).transpose()?;
-    let mut map = Map::new(image.page_count());
+    let mut map = map_svg::Map::new(image.page_count());
     let bar = Bar::new("reading");
     let show = |progress| bar.show(progress);
     let sizes = match &stream {
@@ -44,9 +54,11 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
         None => vec![image.page_count()],
     };
     let machine = stream.map(|stream| mig_engine::qemu::machine_of(stream.start()));
-    let stats = run.pool(&args.work)?.install(|| -> Result<_> {
+    let (stats, guest) = run.pool(&args.work)?.install(|| -> Result<_> {
         let references = references::for_packing(&args.references.files, &sizes, &run.cancel, None)?;
-        Ok(classify(&image, &references, Level::best(), &run.cancel, Some(&show), |kinds| map.add(kinds))?)
+        let stats =
+            classify(&image, &references, Level::best(), &run.cancel, Some(&show), |kinds| map.add(kinds))?;
+        Ok((stats, Guest::read(&image, Some(image.layout()), &find_notes(&image))))
     })?;
     bar.done();
     if let Some(picture) = picture {
@@ -69,6 +81,7 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
             "file_bytes": layout.file_len(),
             "pages": image.page_count(),
             "segments": segments,
+            "guest": guest.as_ref().map(guest_json),
             "blocks": blocks_json(&stats),
         });
         return print(&format!("{report:#}\n"));
@@ -93,7 +106,61 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
         text += &format!("  block {name}: {} pages\n", human::count(block.pages));
     }
     text += &kinds_table(&stats, false);
+    text += &match &guest {
+        Some(guest) => guest_text(guest),
+        None => "no Linux guest that describes itself\n".to_owned(),
+    };
     print(&text)
+}
+
+/// Processes that are listed.
+const PROCESSES: usize = 10;
+
+/// Pages by what the guest uses them for; what has none is left out.
+fn uses(guest: &Guest) -> impl Iterator<Item = (&'static str, u64)> {
+    GuestClass::ALL.into_iter().filter_map(|class| {
+        let pages = guest.classes().iter().filter(|&&of| of == class).count() as u64;
+        (pages > 0).then_some((class.name(), pages))
+    })
+}
+
+/// Processes, the largest first.
+fn processes(guest: &Guest) -> Vec<&Space> {
+    let mut spaces: Vec<&Space> = guest.spaces().iter().collect();
+    spaces.sort_by_key(|space| Reverse(space.pages));
+    spaces
+}
+
+fn guest_text(guest: &Guest) -> String {
+    let mut text = format!("guest: Linux {}\n", guest.release());
+    let total = guest.classes().len() as u64;
+    for (name, pages) in uses(guest) {
+        text +=
+            &format!("  {name:<18} {:>12} pages {:>7}\n", human::count(pages), human::percent(pages, total));
+    }
+    let processes = processes(guest);
+    text += &format!("{} processes with memory of their own, the largest\n", processes.len());
+    for space in processes.iter().take(PROCESSES) {
+        let name = space.name.as_deref().unwrap_or("(no name)");
+        text += &format!("  {:>10} {}\n", human::bytes(space.pages << 12), name.escape_debug());
+    }
+    text
+}
+
+fn guest_json(guest: &Guest) -> Value {
+    let classes: Map<String, Value> =
+        uses(guest).map(|(name, pages)| (name.to_owned(), json!(pages))).collect();
+    let processes: Vec<Value> = processes(guest)
+        .into_iter()
+        .map(|space| json!({ "name": space.name, "pages": space.pages }))
+        .collect();
+    json!({
+        "release": guest.release(),
+        "build_id": guest.build_id(),
+        "kernel_offset": guest.kernel_offset(),
+        "classes": classes,
+        "processes": processes,
+    })
 }
 
 fn packed(args: &InspectArgs) -> Result<()> {

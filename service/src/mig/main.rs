@@ -8,6 +8,7 @@ mod cli;
 mod demo;
 mod devices;
 mod exit;
+mod explain;
 mod generate;
 mod index;
 mod inspect;

@@ -12,7 +12,7 @@ use mig_service::problem::Problem;
 use mig_service::references;
 use serde_json::{Value, json};
 
-use crate::cli::PackArgs;
+use crate::cli::{FreePages, PackArgs, SemanticArgs};
 use crate::qemu;
 use crate::run::{Bar, Run};
 
@@ -47,6 +47,7 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         for reference in references {
             packer = packer.reference(reference);
         }
+        packer = semantic(packer, &args.semantics);
         packer = match &gpu {
             Some(gpu) => packer.device(gpu),
             None => packer.gpu(choice),
@@ -67,6 +68,15 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
     }
     eprint!("{}", describe(&image, &summary, time));
     Ok(())
+}
+
+/// A packer that makes of what pages are what was asked for.
+pub(crate) fn semantic<'a>(mut packer: Packer<'a>, args: &SemanticArgs) -> Packer<'a> {
+    packer = packer.free_pages_as_zero(args.free_pages == FreePages::Zero);
+    if let Some(cache) = references::kernel_cache() {
+        packer = packer.kernel_cache(cache);
+    }
+    args.without.iter().fold(packer, |packer, &technique| packer.without(technique))
 }
 
 fn open(path: &Path, args: &PackArgs) -> Result<MemoryImage> {

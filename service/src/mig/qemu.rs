@@ -13,7 +13,7 @@ use mig_service::problem::Problem;
 use mig_service::{human, references};
 use serde_json::json;
 
-use crate::cli::PackArgs;
+use crate::cli::{FreePages, PackArgs};
 use crate::pack::{blocks_json, kinds_table};
 use crate::run::{Bar, Run};
 
@@ -85,6 +85,10 @@ impl Stream {
 pub(crate) fn pack(args: &PackArgs, stream: Stream, output: Option<Output>, run: &Run) -> Result<()> {
     if args.random_access {
         let text = "--random-access is for images; the pages of a QEMU stream come in its own order";
+        return Err(Problem::Usage(text.into()).into());
+    }
+    if args.semantics.free_pages == FreePages::Zero || !args.semantics.without.is_empty() {
+        let text = "--free-pages and --without are for images; a QEMU stream is packed as it comes";
         return Err(Problem::Usage(text.into()).into());
     }
     let bar = Bar::new("packing");
