@@ -15,6 +15,7 @@ mod matches;
 mod opaque;
 mod places;
 mod references;
+mod sessions;
 mod trailers;
 
 use crate::engine::{Given, References};
@@ -67,6 +68,12 @@ pub fn all() -> Vec<Hostile> {
     all.extend(references::all());
     all.extend(trailers::all());
     all
+}
+
+/// Bad sessions: pieces, scripts of QEMU streams, blocks that refer to what was before them. The error is that of
+/// `live::apply_file`, or of reading the header.
+pub fn sessions() -> Vec<Hostile> {
+    sessions::all()
 }
 
 /// A file of another kind that is refused.

@@ -6,7 +6,8 @@ use std::collections::HashSet;
 
 use mig_engine::image::WriteAs;
 use mig_engine::inspect::StreamInfo;
-use mig_engine::{DecodeLimits, Unpacker};
+use mig_engine::qemu::Rebuilt;
+use mig_engine::{Cancel, DecodeError, DecodeLimits, ImageFormat, OpaqueStore, PageStore, Unpacker, live};
 use mig_tests::engine::{self, References};
 use mig_tests::handmade::{self, Builder, Head, Random, cases, frame_type, reseal};
 use mig_tests::hostile::{self, AtHand};
@@ -85,6 +86,156 @@ fn hostile_streams_are_refused_by_both_decoders() {
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(names.len() > 250, "{} streams", names.len());
+}
+
+/// Bad sessions: refused by the destination, and by the slow decoder.
+#[test]
+fn hostile_sessions_are_refused_by_both_decoders() {
+    let mut names = HashSet::new();
+    let mut wrong = Vec::new();
+    for case in hostile::sessions() {
+        assert!(names.insert(case.name), "{}: another one has this name", case.name);
+        let references = hostile::references(case.at_hand).unwrap_or_default();
+        let (slow, error) = reference::decode_prefix(&case.stream, &references.bytes(), Rules::Any);
+        if error.is_none() && slow.complete {
+            wrong.push(format!("{}: the slow decoder takes it", case.name));
+        }
+        let words = error.unwrap_or_default();
+        if !words.contains(case.slow) {
+            wrong.push(format!("{}: the slow decoder says {words:?}", case.name));
+        }
+        match apply_session(&case.stream, &references) {
+            Ok(_) => wrong.push(format!("{}: the engine takes it", case.name)),
+            Err(error) if error.to_string() != case.error => {
+                wrong.push(format!("{}: the engine says \"{error}\"", case.name));
+            }
+            Err(_) => {}
+        }
+        let _ = StreamInfo::read(case.stream.as_slice());
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(names.len() > 30, "{} sessions", names.len());
+}
+
+/// The sibling: scripts that are as odd, and good, and a page that is like its own last version.
+#[test]
+fn sessions_by_hand_are_taken_by_both_decoders() {
+    let mut page = [7; PAGE];
+    let mut builder = Builder::new(Head { format: 4, ..Head::raw(3) });
+    let script = |builder: &mut Builder, bytes: &[u8]| {
+        let mut meta = xxh3_64(bytes).to_le_bytes().to_vec();
+        meta.extend([0, bytes.len() as u8]);
+        builder.frame(frame_type::PIECE, &meta, bytes);
+    };
+    let block = |round, page: [u8; PAGE], before: Option<[u8; PAGE]>| handmade::Block {
+        round,
+        ranges: vec![(2, 1)],
+        runs: vec![(1, What::Residual)],
+        truth: vec![page],
+        classes: vec![5],
+        zstd: true,
+        bases: before.map(|_| vec![handmade::Places::by_page(1, 1, 0)]),
+        base_words: vec![before],
+        ..handmade::Block::default()
+    };
+    // Records of a page that no block has brought yet; an empty script, an empty name.
+    script(&mut builder, &[1, 0, 0, 0, 1, 1, b'r', 1, 2, 2, 1, 1, 0, 2]);
+    script(&mut builder, &[]);
+    builder.block(&block(0, page, None));
+    let before = page;
+    page[8] = 9;
+    builder.block(&block(1, page, Some(before)));
+    script(&mut builder, &[2, 2, 1, 0, 2, 0, 2, b'o', b'k']);
+    builder.end(0);
+    let slow = reference::decode_as(builder.bytes(), &[], Rules::Any).unwrap();
+    let zero = |place: u64| [&(place << 12 | 0x22).to_be_bytes()[..], &[0]].concat();
+    let first = [&0x02u64.to_be_bytes()[..], b"\x01r\0", &zero(1)].concat();
+    let full = [&0x28u64.to_be_bytes()[..], &[0; PAGE], &0x1028u64.to_be_bytes(), &page, b"ok"].concat();
+    compare::same_bytes("slow decoder", &slow.qemu, &[first, full].concat()).unwrap();
+    let out = apply_session(builder.bytes(), &References::none()).unwrap();
+    compare::same_bytes("engine", &out, &slow.qemu).unwrap();
+    assert_eq!(slow.blocks[1].bases, [Some((1, 1024))]);
+}
+
+/// Applies a session as a destination would; gives the QEMU stream, of one that has one.
+fn apply_session(stream: &[u8], references: &References) -> Result<Vec<u8>, DecodeError> {
+    let (header, frames) = Unpacker::new(stream, DecodeLimits::default())?.into_parts();
+    let (given, level, cancel) = (references.at_hand(), engine::level(), Cancel::new());
+    if header.layout.format() == ImageFormat::Qemu {
+        let to = Rebuilt::new(&header, tempfile::tempfile().unwrap(), Vec::new())?;
+        live::apply_file(&header, &given, level, &to, frames, &cancel)?;
+        return Ok(to.into_parts().1);
+    }
+    let to = Memory(engine::Store::new(&header.layout));
+    live::apply_file(&header, &given, level, &to, frames, &cancel)?;
+    Ok(Vec::new())
+}
+
+/// A destination that takes any piece.
+struct Memory(engine::Store);
+
+impl PageStore for Memory {
+    fn write(&self, first_page: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write(first_page, bytes)
+    }
+
+    fn write_zero(&self, first_page: u64, pages: u64) -> std::io::Result<()> {
+        self.0.write_zero(first_page, pages)
+    }
+
+    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> std::io::Result<()> {
+        self.0.read(page, offset, out)
+    }
+}
+
+impl OpaqueStore for Memory {
+    fn write_opaque(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.0.write_opaque(offset, bytes)
+    }
+}
+
+impl live::Destination for Memory {
+    fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
+        Ok(())
+    }
+}
+
+/// A header of a few bytes may promise as many pages as there can be; that must not take memory.
+#[test]
+fn a_guest_of_a_petabyte_costs_its_destination_nothing() {
+    let mut builder = Builder::new(Head::raw(1 << 40));
+    builder.block(&handmade::Block {
+        ranges: vec![((1 << 40) - 1, 1)],
+        runs: vec![(1, What::Zero)],
+        truth: vec![cases::ZERO],
+        ..handmade::Block::default()
+    });
+    builder.end(0);
+    struct Nowhere;
+    impl PageStore for Nowhere {
+        fn write(&self, _: u64, _: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn write_zero(&self, _: u64, _: u64) -> std::io::Result<()> {
+            Ok(())
+        }
+        fn read(&self, _: u64, _: usize, _: &mut [u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    impl OpaqueStore for Nowhere {
+        fn write_opaque(&self, _: u64, _: &[u8]) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    impl live::Destination for Nowhere {
+        fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
+            Ok(())
+        }
+    }
+    let (header, frames) = Unpacker::new(builder.bytes(), DecodeLimits::default()).unwrap().into_parts();
+    let applied = live::apply_file(&header, &[], engine::level(), &Nowhere, frames, &Cancel::new()).unwrap();
+    assert_eq!((applied.pages, applied.distinct), (1, 1));
 }
 
 /// The sibling: streams that are as odd, and good.

@@ -282,6 +282,55 @@ fn a_live_destination_has_the_same_memory() {
     assert!(sizes[2].0 < sizes[0].0 * 11 / 10, "{sizes:?}");
 }
 
+/// A live stream that turns into something else after records were left out: what is held back would be lost, and what
+/// comes may mean another block by "the same as before". One that just stops is given up by its destination.
+#[test]
+fn a_live_stream_that_cannot_be_followed_is_an_error() {
+    struct Anything;
+    impl Consumer for Anything {
+        type Error = io::Error;
+        fn start(&mut self, _: &str, _: &[mig_engine::qemu::RamBlock]) -> io::Result<()> {
+            Ok(())
+        }
+        fn pages(&mut self, _: u64, _: mig_engine::PageSet, _: Vec<u8>) -> io::Result<()> {
+            Ok(())
+        }
+        fn script(&mut self, _: Vec<u8>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let run = |stream: &[u8]| {
+        let mut live = Transcoder::live(Anything, Holding { pages: 8 });
+        Parser::new(FromFile(stream)).run(&mut live).map_err(|error| error.to_string())
+    };
+    let mut hot = Writer::new(&[]);
+    for round in 0..4 {
+        hot.begin(false).page(0, 3, &Random::new(round).page()).end();
+    }
+    let with = |rest: &dyn Fn(&mut Writer)| {
+        let mut writer = hot.clone();
+        rest(&mut writer);
+        writer.bytes
+    };
+    let page = Random::new(9).page();
+    // The guest is stopped: what was held comes.
+    assert_eq!(run(&with(&|writer| _ = writer.begin(true).page(0, 4, &page).end().devices(b"x"))), Ok(()));
+    for (rest, why) in [
+        (&(|writer: &mut Writer| _ = writer.devices(b"x")) as &dyn Fn(&mut Writer), "a section of type 0x4"),
+        (&|writer| _ = writer.raw(&[8, 0, 3, 0, 2, 1, 1]).devices(b"x"), "command 3"),
+        (&|writer| _ = writer.begin(false).page(2, 4, &page).end(), "a page beyond its block"),
+    ] {
+        let error = run(&with(rest)).unwrap_err();
+        assert!(error.contains("can't be followed to its end") && error.contains(why), "{error}");
+    }
+    // Cancelled by its source.
+    assert_eq!(run(&with(&|writer| _ = writer.begin(false).raw(&[0, 0]))), Ok(()));
+    // Nothing was left out: it is carried as it is.
+    let mut writer = Writer::new(&[]);
+    writer.begin(false).page(0, 3, &page).end().raw(&[8, 0, 3, 0, 2, 1, 1]).devices(b"x");
+    assert_eq!(run(&writer.bytes), Ok(()));
+}
+
 /// A consumer that fails ends the work.
 #[test]
 fn errors_come_through() {

@@ -134,6 +134,11 @@ impl Header {
             segments.push(Segment { file_offset, pages, first_page, gpa });
             first_page += pages;
         }
+        let lies_flat = segments.iter().all(|segment| segment.file_offset == segment.first_page << 12);
+        if format == ImageFormat::Qemu && (!lies_flat || file_len != first_page << 12) {
+            let why = "the pages of a QEMU stream do not lie one after the other";
+            return Err(DecodeError::Invalid { field: "segments", why });
+        }
         let layout = ImageLayout::new(format, file_len, segments)?;
         let count = input.varint_max("reference count", limits::REFERENCES)?;
         let mut derived = 0;

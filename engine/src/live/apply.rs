@@ -208,6 +208,12 @@ impl<D: Destination> Apply<'_, D> {
             }
             Parsed::Piece(bytes) => self.to.piece(&bytes)?,
             Parsed::End(found) => {
+                if found.index_offset != 0 {
+                    return Err(DecodeError::Invalid {
+                        field: "end",
+                        why: "it names an index, and a session has none",
+                    });
+                }
                 let digest = digest_bytes(sum.digest.digest128());
                 if (found.pages, found.blocks, found.digest) != (sum.done.pages, sum.done.blocks, digest) {
                     return Err(DecodeError::Invalid {

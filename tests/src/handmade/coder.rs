@@ -269,7 +269,8 @@ pub(crate) fn columns(runs: &[(u64, What)], classes: &[u8], numbers: &[u64], kin
     }
     let mut class_trees = vec![TreeEncoder::new(4); 256];
     let mut history = (0, 0);
-    for &class in classes {
+    // Groups can have a class that there is not; here there is no way to write it.
+    for class in classes.iter().map(|class| class % 16) {
         class_trees[history.0 * 16 + history.1].encode(&mut coder, u64::from(class));
         history = (usize::from(class), history.0);
     }

@@ -56,6 +56,25 @@ pub struct Reference {
     pub name: String,
 }
 
+/// Section 10: the memory behind a QEMU stream.
+fn check_flat(segments: &[Segment], file_len: u64) -> Result<(), String> {
+    let mut next = 0;
+    for (number, segment) in segments.iter().enumerate() {
+        if segment.file_offset != next {
+            return Err(format!(
+                "header segment {number}: at {}, in a QEMU stream at {next}",
+                segment.file_offset
+            ));
+        }
+        next += segment.pages * PAGE as u64;
+    }
+    if file_len != next {
+        Err(format!("header file_len: {file_len}, in a QEMU stream {next}"))
+    } else {
+        Ok(())
+    }
+}
+
 impl Header {
     pub(super) fn parse(meta: &[u8]) -> Result<Self, String> {
         let mut cursor = Cursor::new(meta);
@@ -88,6 +107,9 @@ impl Header {
         }
         check_places(&segments, file_len)?;
         check_addresses(&segments)?;
+        if format == 4 {
+            check_flat(&segments, file_len)?;
+        }
 
         let count = cursor.varint_to(MAX_REFERENCES, "header references")?;
         let mut references = Vec::new();

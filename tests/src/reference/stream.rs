@@ -192,6 +192,9 @@ impl<'a> Walk<'a> {
     }
 
     fn index(&mut self, frame: &Frame<'_>) -> Result<(), String> {
+        if self.rules == Rules::Any {
+            return Err("frame type: an index in a session".into());
+        }
         let entries = parse_index(frame.meta)?;
         if self.decoded.out_of_order {
             return Err("index: there are blocks that do not start where the one before ends".into());
