@@ -7,8 +7,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use mig_engine::live::{self, Applied, Destination};
 use mig_engine::qemu::Rebuilder;
 use mig_engine::{
-    Cancel, DecodeError, DecodeLimits, Header, ImageFormat, Level, OpaqueStore, PAGE_SIZE, PageStore, ParsedBlock,
-    Settled, UnpackError, UnpackSummary, Unpacker,
+    Cancel, DecodeError, DecodeLimits, Header, ImageFormat, Level, OpaqueStore, PAGE_SIZE, PageStore,
+    ParsedBlock, Settled, UnpackError, UnpackSummary, Unpacker,
 };
 use mig_tests::reference::{self, Rules};
 use xxhash_rust::xxh3::xxh3_128;
@@ -131,7 +131,11 @@ impl PageStore for Session {
 
 impl OpaqueStore for Session {
     fn write_opaque(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.is_qemu { Err(io::ErrorKind::InvalidInput.into()) } else { self.store.write_opaque(offset, bytes) }
+        if self.is_qemu {
+            Err(io::ErrorKind::InvalidInput.into())
+        } else {
+            self.store.write_opaque(offset, bytes)
+        }
     }
 }
 
