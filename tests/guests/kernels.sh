@@ -119,7 +119,7 @@ make_disk() {
     "$work/init" "$root/files"
     find "$kernel" -name 'vmlinuz*' -exec cp {} "$root/boot/vmlinuz-$release" \;
     truncate -s 48M "$disk"
-    mke2fs -q -t ext4 -d "$root" "$disk"
+    mke2fs -q -t ext4 -b 4096 -d "$root" "$disk"
 }
 
 # The newest makedumpfile that there is, with the libraries that it needs: each release learns to read newer kernels.

@@ -3,6 +3,7 @@
 //! Everything runs at the SIMD level that `MIG_SIMD` names. [`Store`] is a place for pages in memory; tests of the real
 //! one, a file, use [`unpack_to_file`].
 
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -176,6 +177,27 @@ pub fn unpack(
     }
 }
 
+/// Unpacks a stream to a temporary file.
+///
+/// # Errors
+///
+/// What the engine says.
+///
+/// # Panics
+///
+/// If there is no room for temporary files.
+pub fn unpack_with(
+    stream: &[u8],
+    references: &[Option<Reference>],
+    target: WriteAs,
+) -> Result<File, DecodeError> {
+    let unpacker = unpacker(stream)?.threads(2);
+    let file = tempfile::tempfile().expect("a temporary file");
+    let store = FileStore::new(file, &unpacker.header().layout, target, &std::env::temp_dir())?;
+    unpacker.unpack(references, &store).map_err(|error| error.source)?;
+    Ok(store.into_file())
+}
+
 /// Unpacks a stream to a file, and gives what is in it.
 ///
 /// # Errors
@@ -190,11 +212,7 @@ pub fn unpack_to_file(
     references: &References,
     target: WriteAs,
 ) -> Result<Vec<u8>, DecodeError> {
-    let unpacker = unpacker(stream)?.threads(2);
-    let file = tempfile::tempfile().expect("a temporary file");
-    let store = FileStore::new(file, &unpacker.header().layout, target, &std::env::temp_dir())?;
-    unpacker.unpack(&references.at_hand(), &store).map_err(|error| error.source)?;
-    let mut file = store.into_file();
+    let mut file = unpack_with(stream, &references.at_hand(), target)?;
     let mut bytes = Vec::new();
     file.rewind().and_then(|()| file.read_to_end(&mut bytes)).expect("a file can be read back");
     Ok(bytes)

@@ -7,9 +7,16 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
-use mig_engine::MemoryImage;
 use mig_engine::guest::{Guest, GuestClass, find_notes};
+use mig_engine::image::WriteAs;
+use mig_engine::inspect::StreamInfo;
+use mig_engine::map::FileMap;
+use mig_engine::qemu::{self, Coding, FromFile};
+use mig_engine::reference::DiskImage;
+use mig_engine::{Cancel, CpuWorker, Effort, MemoryImage, Packer, Reference, Resolved, Technique};
 use mig_tests::captured::{self, Captured, Counts, Left, PARTS};
+use mig_tests::compare;
+use mig_tests::engine::{level, pack_image, unpack_with, unpacker};
 
 /// The guests to look at.
 fn guests() -> Vec<Captured> {
@@ -199,4 +206,114 @@ fn kernels_are_read_as_they_read_themselves() {
         failed.extend(wrong.0.into_iter().map(|what| format!("{}: {what}", captured.name)));
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// The same guest in the forms in which hypervisors write it: every frame has the same class, process and address in all.
+#[test]
+fn all_forms_say_the_same() {
+    for captured in guests() {
+        let of = |file: &str| {
+            let image = captured.image(file);
+            let guest = read(&format!("{}, {file}", captured.name), &image);
+            let pages = 0..image.page_count();
+            // Not all forms have the machine's ROMs, of which the guest says nothing.
+            let known = pages.filter(|&page| guest.class(page) != GuestClass::Unknown);
+            let page = |page| {
+                let space = guest.owner(page).map(|owner| guest.spaces()[owner].root);
+                (guest.frame(page), (guest.class(page), space, guest.virtual_page(page)))
+            };
+            known.map(page).collect::<BTreeMap<_, _>>()
+        };
+        let raw = of("raw");
+        for file in ["elf", "qemu"] {
+            assert!(of(file) == raw, "{}: another guest in {file}", captured.name);
+        }
+    }
+}
+
+/// How packing went with one form of a guest.
+struct Trip {
+    stream: Vec<u8>,
+    /// For each reference what it is, and how many pages equal one of its.
+    references: Vec<(&'static str, u64)>,
+}
+
+fn pack(captured: &Captured, image: &MemoryImage, without: Option<Technique>) -> Trip {
+    let disk = DiskImage::open(captured.path("disk")).expect("a raw disk");
+    let mut disk = Reference::disk(disk, "the disk".into()).expect("a reference");
+    disk.build_index(level(), &Cancel::new()).expect("an index");
+    let packer = Packer::new().effort(Effort::Balanced).threads(2).level(level()).reference(disk);
+    let packer = without.into_iter().fold(packer, Packer::without);
+    let stream = pack_image(image, &packer).0;
+    let info = StreamInfo::read(&stream[..]).unwrap_or_else(|error| panic!("{}: {error}", captured.name));
+    let kinds = info.header.references.iter().map(|need| need.kind.name());
+    Trip { references: kinds.zip(info.reference_pages.iter().copied()).collect(), stream }
+}
+
+fn unpack(captured: &Captured, stream: &[u8]) -> FileMap {
+    let header = unpacker(stream).expect("a header").header().clone();
+    let resolved = Resolved::find(&header, &[captured.path("disk")]);
+    let resolved = resolved.unwrap_or_else(|(_, error)| panic!("{}: {error}", captured.name));
+    let file = unpack_with(stream, &resolved.references, WriteAs::Same);
+    FileMap::from_file(file.unwrap_or_else(|error| panic!("{}: {error}", captured.name))).expect("a file")
+}
+
+/// Packed with its disk, which has the files that the guest reads and the kernel that it runs, every guest comes back as it was.
+#[test]
+fn guests_come_back_with_their_disks_and_kernels() {
+    for captured in guests() {
+        for file in ["raw", "elf"] {
+            let name = format!("{}, {file}", captured.name);
+            let image = captured.image(file);
+            let packed = pack(&captured, &image, None);
+            let found = unpack(&captured, &packed.stream);
+            let same = compare::same_bytes("engine", found.bytes(), image.map().bytes());
+            same.unwrap_or_else(|difference| panic!("{name}: {difference}"));
+            let without = pack(&captured, &image, Some(Technique::Kernel)).stream.len();
+            println!(
+                "{name}: {} bytes, {without} without its kernel; pages {:?}",
+                packed.stream.len(),
+                packed.references
+            );
+            let pages =
+                |kind: &str| packed.references.iter().find(|found| found.0 == kind).map(|found| found.1);
+            assert!(pages("kernel").is_some_and(|pages| pages > 2000), "{name}: {:?}", packed.references);
+            assert!(packed.stream.len() < without - 5_000_000, "{name}: little for its kernel");
+            let files = if captured.said("disk") == "none" { 0 } else { 600 };
+            assert!(pages("disk") >= Some(files), "{name}: {:?}", packed.references);
+        }
+    }
+}
+
+/// As a stream from QEMU it comes back byte for byte, device state and all.
+#[test]
+fn migration_streams_come_back() {
+    for captured in guests() {
+        let stream = captured.image("qemu");
+        let truth = FileMap::open(&captured.path("qemu")).expect("a migration stream");
+        let mut disk = Reference::open(&captured.path("disk"), stream.page_count()).expect("a disk");
+        disk.build_index(level(), &Cancel::new()).expect("an index");
+        let worker = CpuWorker { level: level() };
+        let coding = Coding {
+            references: &[disk],
+            worker: &worker,
+            level: level(),
+            top: Effort::Fast,
+            block_pages: 512,
+            cancel: Cancel::new(),
+        };
+        let dir = std::env::temp_dir();
+        let mut packed = Vec::new();
+        let done = qemu::pack(FromFile(truth.bytes()), coding, &dir, &mut packed, None);
+        let done = done.unwrap_or_else(|error| panic!("{}: {error}", captured.name));
+        assert_eq!(done.opaque, None, "{}", captured.name);
+        let (header, frames) = unpacker(&packed).expect("a stream").into_parts();
+        let resolved = Resolved::find(&header, &[captured.path("disk")]).expect("references");
+        let mut found = Vec::new();
+        qemu::unpack(&header, &resolved.references, level(), frames, &dir, &mut found, &Cancel::new())
+            .unwrap_or_else(|error| panic!("{}: {error}", captured.name));
+        let same = compare::same_bytes("engine", &found, truth.bytes());
+        same.unwrap_or_else(|difference| panic!("{}: {difference}", captured.name));
+        println!("{}, qemu: {} bytes of {}", captured.name, packed.len(), found.len());
+    }
 }
