@@ -48,6 +48,8 @@ mod settle;
 mod source;
 mod table;
 mod unpack;
+#[doc(hidden)]
+pub mod wlz;
 mod worker;
 
 pub use ahead::{AheadStats, ChunkScan, Claim, ScanAhead, Share, Task};

@@ -5,6 +5,7 @@
 
 use std::ops::{Index, IndexMut};
 
+use bytemuck::{AnyBitPattern, NoUninit};
 use memmap2::{Advice, MmapMut};
 
 /// From this size on, huge pages are asked for.
@@ -39,6 +40,14 @@ impl Table {
 
     pub(crate) fn len(&self) -> usize {
         self.words().len()
+    }
+
+    /// The words as elements of another size, which divides the table's.
+    pub(crate) fn cast_mut<T: AnyBitPattern + NoUninit>(&mut self) -> &mut [T] {
+        match &mut self.words {
+            Words::Heap(words) => bytemuck::cast_slice_mut(words),
+            Words::Mapped(map) => bytemuck::cast_slice_mut(map),
+        }
     }
 
     pub(crate) fn words(&self) -> &[u64] {
