@@ -99,6 +99,10 @@ pub(crate) enum EffortChoice {
     Fast,
     /// Only `balanced`.
     Balanced,
+    /// Only `dense`.
+    Dense,
+    /// Only `max`.
+    Max,
     /// Every effort there is.
     All,
 }
@@ -110,6 +114,8 @@ impl EffortChoice {
             EffortChoice::Store => vec![Effort::Store],
             EffortChoice::Fast => vec![Effort::Fast],
             EffortChoice::Balanced => vec![Effort::Balanced],
+            EffortChoice::Dense => vec![Effort::Dense],
+            EffortChoice::Max => vec![Effort::Max],
             EffortChoice::All => Effort::AVAILABLE.to_vec(),
         }
     }

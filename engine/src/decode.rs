@@ -184,7 +184,7 @@ impl<'a> BlockDecoder<'a> {
         let decode = |(group, coded): (&Group, Range<usize>)| {
             Ok(match group.piece.codec {
                 Codec::Raw => GroupData::Stored(coded),
-                Codec::Zstd | Codec::Words => {
+                Codec::Zstd | Codec::Words | Codec::Wlz => {
                     GroupData::Packed(PackedGroup::decode(&group.piece, &data[coded], group.pages)?)
                 }
             })

@@ -48,7 +48,7 @@ mod settle;
 mod source;
 mod table;
 mod unpack;
-#[doc(hidden)]
+#[doc(hidden)] // for benches and fuzzing
 pub mod wlz;
 mod worker;
 

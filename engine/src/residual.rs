@@ -1,8 +1,8 @@
 //! Residual groups: pages of one class, coded together.
 //!
 //! What a group holds is the literal words of its pages, those that no long match covers. A quarter of them and more
-//! are zero, scattered between pointers and counters: they are told by a mask of 64 bytes a page, and zstd codes the others,
-//! at its own low levels, and then the masks. That is smaller and faster than zstd on all words; what else was tried is
+//! are zero, scattered between pointers and counters: they are told by a mask of 64 bytes a page, and zstd at one of its low levels, or
+//! the word coder, codes the others and then the masks. That is smaller and faster than zstd on all words; what else was tried is
 //! in `docs/benchmarks.md`. A group that does not shrink is stored as it is.
 
 use crossbeam::queue::ArrayQueue;
@@ -16,6 +16,7 @@ use crate::format::block::{Codec, MASK_LEN, Piece};
 use crate::longmatch::{Match, Search};
 use crate::options::Effort;
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
+use crate::wlz;
 
 /// How a zstd frame begins; skippable ones begin otherwise.
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -27,28 +28,46 @@ pub(crate) struct Recipe {
     pub(crate) search: Option<Search>,
     /// Pages in a group at most.
     pub(crate) group_pages: u32,
-    /// zstd's level; `None` stores.
-    zstd: Option<i32>,
+    coder: Coder,
+}
+
+/// What codes a group's words.
+#[derive(Clone, Copy, Debug)]
+enum Coder {
+    Store,
+    /// zstd, at this level.
+    Zstd(i32),
+    /// The word coder.
+    Words(wlz::Parse),
 }
 
 impl Recipe {
     /// Classes are wanted, and nothing is coded.
-    pub(crate) const CLASSES: Recipe = Recipe { search: None, group_pages: 1 << 10, zstd: Some(1) };
+    pub(crate) const CLASSES: Recipe = Recipe { search: None, group_pages: 1 << 10, coder: Coder::Zstd(1) };
 
     /// With `random_access`, groups are small and nothing refers to other groups.
     pub(crate) fn new(effort: Effort, random_access: bool) -> Self {
         let recipe = match effort {
-            Effort::Store => Recipe { search: None, group_pages: 1 << 14, zstd: None },
+            Effort::Store => Recipe { search: None, group_pages: 1 << 14, coder: Coder::Store },
             Effort::Fast => Recipe {
                 search: Some(Search { sparsity: 5, min_words: 32 }),
                 group_pages: 1 << 10,
-                zstd: Some(1),
+                coder: Coder::Zstd(1),
             },
-            // Dense and max are refused where options are read; they code as balanced until they exist.
-            Effort::Balanced | Effort::Dense | Effort::Max => Recipe {
+            Effort::Balanced => Recipe {
                 search: Some(Search { sparsity: 3, min_words: 16 }),
                 group_pages: 1 << 12,
-                zstd: Some(3),
+                coder: Coder::Zstd(3),
+            },
+            Effort::Dense => Recipe {
+                search: Some(Search { sparsity: 3, min_words: 16 }),
+                group_pages: 1 << 13,
+                coder: Coder::Words(wlz::Parse::Lazy),
+            },
+            Effort::Max => Recipe {
+                search: Some(Search { sparsity: 3, min_words: 16 }),
+                group_pages: 1 << 13,
+                coder: Coder::Words(wlz::Parse::Optimal),
             },
         };
         if random_access { Recipe { search: None, group_pages: 32, ..recipe } } else { recipe }
@@ -56,13 +75,13 @@ impl Recipe {
 
     /// Whether groups are coded at all.
     pub(crate) fn compresses(&self) -> bool {
-        self.zstd.is_some()
+        !matches!(self.coder, Coder::Store)
     }
 }
 
-/// What coding a group takes, kept for the next one: zstd's tables, and buffers whose memory is there already.
+/// What coding a group takes, kept for the next one: the coder's tables, and buffers whose memory is there already.
 pub(crate) struct GroupCoder {
-    compressor: Option<Compressor<'static>>,
+    tables: Tables,
     /// Words of the pages so far that are neither zero nor covered by matches.
     words: Vec<u8>,
     /// Which words they are.
@@ -71,6 +90,12 @@ pub(crate) struct GroupCoder {
     literal_len: usize,
     scratch: Box<Scratch>,
     coded: Vec<u8>,
+}
+
+enum Tables {
+    None,
+    Zstd(Compressor<'static>),
+    Words(wlz::Encoder),
 }
 
 struct Scratch {
@@ -106,10 +131,14 @@ impl GroupCoders {
             coder.literal_len = 0;
             return Ok(coder);
         }
-        let compressor = self.recipe.zstd.map(new_compressor).transpose()?;
+        let tables = match self.recipe.coder {
+            Coder::Store => Tables::None,
+            Coder::Zstd(level) => Tables::Zstd(new_compressor(level)?),
+            Coder::Words(parse) => Tables::Words(wlz::Encoder::new(parse)),
+        };
         let scratch = Box::new(Scratch { rest: ZERO, relative: ZERO, words: [0; PAGE_WORDS] });
         let (words, masks, coded) = Default::default();
-        Ok(GroupCoder { compressor, words, masks, literal_len: 0, scratch, coded })
+        Ok(GroupCoder { tables, words, masks, literal_len: 0, scratch, coded })
     }
 
     /// Gives a coder back.
@@ -173,16 +202,25 @@ impl GroupCoder {
 
     /// Codes the pages; `None` if their literals do not shrink.
     pub(crate) fn compress(&mut self) -> Result<Option<(Piece, Vec<u8>)>, EncodeError> {
-        let Some(compressor) = &mut self.compressor else { return Ok(None) };
         self.words.append(&mut self.masks);
         self.coded.clear();
-        self.coded.reserve(zstd::zstd_safe::compress_bound(self.words.len()));
-        let len = compressor.compress_to_buffer(&self.words, &mut self.coded);
-        let len = len.map_err(|error| EncodeError::Zstd(error.to_string()))?;
-        if len >= self.literal_len {
+        let codec = match &mut self.tables {
+            Tables::None => return Ok(None),
+            Tables::Zstd(compressor) => {
+                self.coded.reserve(zstd::zstd_safe::compress_bound(self.words.len()));
+                let len = compressor.compress_to_buffer(&self.words, &mut self.coded);
+                len.map_err(|error| EncodeError::Zstd(error.to_string()))?;
+                Codec::Words
+            }
+            Tables::Words(encoder) => {
+                encoder.encode(&self.words, &mut self.coded);
+                Codec::Wlz
+            }
+        };
+        if self.coded.len() >= self.literal_len {
             return Ok(None);
         }
-        let piece = Piece { codec: Codec::Words, ..Piece::zstd(self.words.len(), &self.coded) };
+        let piece = Piece { codec, ..Piece::zstd(self.words.len(), &self.coded) };
         Ok(Some((piece, self.coded.clone())))
     }
 }
@@ -212,9 +250,13 @@ impl Piece {
     pub(crate) fn decode(&self, coded: &[u8], field: &'static str) -> Result<Vec<u8>, DecodeError> {
         match self.codec {
             Codec::Raw => Ok(coded.to_vec()),
-            Codec::Zstd | Codec::Words => {
+            Codec::Zstd | Codec::Words | Codec::Wlz => {
                 if xxh3_64(coded) != self.checksum {
                     return Err(DecodeError::Checksum { field });
+                }
+                // `raw_len` was checked against the block's pages, so what is allocated for it is bounded by them.
+                if self.codec == Codec::Wlz {
+                    return wlz::decode(coded, self.raw_len as usize);
                 }
                 // zstd itself would pass over skippable frames, and go on with a second one.
                 let whole =
@@ -224,7 +266,6 @@ impl Piece {
                 }
                 let fail = |error: std::io::Error| DecodeError::Zstd { field, message: error.to_string() };
                 let mut decompressor = Decompressor::new().map_err(fail)?;
-                // `raw_len` was checked against the block's pages, so this allocation is bounded by them.
                 let raw = decompressor.decompress(coded, self.raw_len as usize).map_err(fail)?;
                 if raw.len() as u64 != self.raw_len {
                     return Err(DecodeError::Invalid { field, why: "it decodes to another length" });
@@ -245,7 +286,7 @@ pub(crate) fn push_literals(page: &Page, matches: &[Match], out: &mut Vec<u8>) {
     out.extend_from_slice(&page[end..]);
 }
 
-/// The nonzero words of a group's pages, and which they are: what [`Codec::Words`] decodes to.
+/// The nonzero words of a group's pages, and which they are: what [`Codec::Words`] and [`Codec::Wlz`] decode to.
 #[derive(Debug)]
 pub(crate) struct PackedGroup {
     /// Words of all pages, then the masks.

@@ -16,6 +16,8 @@ pub(crate) enum Codec {
     Zstd = 1,
     /// The same, of the nonzero words of a group's pages and a mask for each page. Groups only.
     Words = 2,
+    /// What [`Codec::Words`] decodes to, by the word coder. Groups only.
+    Wlz = 3,
 }
 
 /// Bytes of a page's mask: a bit for each word.
@@ -82,7 +84,9 @@ impl Piece {
         let piece = Self::read_any(input, max_raw)?;
         match piece.codec {
             Codec::Raw | Codec::Zstd => Ok(piece),
-            Codec::Words => Err(DecodeError::Invalid { field: "codec", why: "only groups can have it" }),
+            Codec::Words | Codec::Wlz => {
+                Err(DecodeError::Invalid { field: "codec", why: "only groups can have it" })
+            }
         }
     }
 
@@ -90,7 +94,7 @@ impl Piece {
     fn read_group(input: &mut Input<'_>, pages: u64) -> Result<Self, DecodeError> {
         let piece = Self::read_any(input, pages * (PAGE_SIZE + MASK_LEN) as u64)?;
         match piece.codec {
-            Codec::Raw | Codec::Words => Ok(piece),
+            Codec::Raw | Codec::Words | Codec::Wlz => Ok(piece),
             Codec::Zstd => Err(DecodeError::Invalid { field: "codec", why: "no group can have it" }),
         }
     }
@@ -100,12 +104,13 @@ impl Piece {
             0 => Codec::Raw,
             1 => Codec::Zstd,
             2 => Codec::Words,
+            3 => Codec::Wlz,
             _ => return Err(DecodeError::Invalid { field: "codec", why: "unknown" }),
         };
         let raw_len = input.varint_max("decoded length", max_raw)?;
         let (coded_len, checksum) = match codec {
             Codec::Raw => (raw_len, 0),
-            Codec::Zstd | Codec::Words => {
+            Codec::Zstd | Codec::Words | Codec::Wlz => {
                 (input.varint_max("coded length", limits::DATA)?, input.u64("checksum")?)
             }
         };

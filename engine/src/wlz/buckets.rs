@@ -1,28 +1,34 @@
 //! Match finder for the lazy parse: buckets of the last positions with the same hash of eight, or of four, bytes.
+//!
+//! A slot has eight bits more of the hash than its bucket's number, so few of the others' positions are looked at. All of a bucket
+//! is compared, and moved, in a few instructions.
 
 use crate::table::Table;
 
 /// Slots of a bucket.
 const LONG_WAYS: usize = 16;
 const SHORT_WAYS: usize = 4;
+/// Buckets, at most.
 const LONG_BITS: u32 = 17;
 const SHORT_BITS: u32 = 15;
-/// Positions have 24 bits, so that a slot has room for eight bits more of the hash.
-const TAG: u32 = 24;
-const POSITION: u32 = (1 << TAG) - 1;
-
-
+/// Positions have 25 bits, and the tag has the rest. Longer inputs work too: positions are checked by what is there.
+const POSITION_BITS: u32 = 25;
+const TAG_BITS: u32 = 32 - POSITION_BITS;
 
 pub(super) struct Buckets {
     long: Table,
     short: Table,
 }
 
+/// Buckets for one input.
 pub(super) struct View<'a> {
     long: &'a mut [[u32; LONG_WAYS]],
     short: &'a mut [[u32; SHORT_WAYS]],
+    long_bits: u32,
+    short_bits: u32,
 }
 
+/// What is known of the eight bytes at a position.
 #[derive(Clone, Copy)]
 pub(super) struct Key {
     long: u64,
@@ -32,20 +38,21 @@ pub(super) struct Key {
 impl Key {
     #[inline(always)]
     pub(super) fn new(word: u64) -> Self {
-        const K: u64 = 0x9e37_79b1_85eb_ca87;
-        Key { long: word.wrapping_mul(K), short: (word << 32).wrapping_mul(K) }
+        const ODD: u64 = 0x9e37_79b1_85eb_ca87;
+        Key { long: word.wrapping_mul(ODD), short: (word << 32).wrapping_mul(ODD) }
     }
 }
 
-const EMPTY: u32 = 0;
-
+/// Bucket and tag.
 #[inline(always)]
 fn place(hash: u64, bits: u32) -> (usize, u32) {
-    ((hash >> (64 - bits)) as usize, (hash >> (56 - bits)) as u32 & 255)
+    let tag = (hash >> (64 - TAG_BITS - bits)) as u32 & ((1 << TAG_BITS) - 1);
+    ((hash >> (64 - bits)) as usize, tag)
 }
 
 #[inline(always)]
-fn push<const N: usize>(bucket: &mut [u32; N], slot: u32) {
+fn push<const N: usize>(bucket: &mut [u32; N], tag: u32, at: usize) {
+    let slot = tag << POSITION_BITS | at as u32 & ((1 << POSITION_BITS) - 1);
     let old = *bucket;
     *bucket = std::array::from_fn(|n| if n == 0 { slot } else { old[n - 1] });
 }
@@ -54,47 +61,56 @@ fn push<const N: usize>(bucket: &mut [u32; N], slot: u32) {
 fn candidates<const N: usize>(bucket: &[u32; N], tag: u32, mut f: impl FnMut(usize)) {
     let mut hits = 0u32;
     for (n, slot) in bucket.iter().enumerate() {
-        hits |= u32::from(slot >> TAG == tag) << n;
+        hits |= u32::from(slot >> POSITION_BITS == tag) << n;
     }
     while hits != 0 {
         let n = hits.trailing_zeros() as usize;
-        f((bucket[n & (N - 1)] & POSITION) as usize);
+        f((bucket[n & (N - 1)] & ((1 << POSITION_BITS) - 1)) as usize);
         hits &= hits - 1;
     }
 }
 
 impl Buckets {
     pub(super) fn new() -> Self {
-        Buckets { long: Table::new(LONG_WAYS << LONG_BITS >> 1), short: Table::new(SHORT_WAYS << SHORT_BITS >> 1) }
+        Buckets {
+            long: Table::new(LONG_WAYS << LONG_BITS >> 1),
+            short: Table::new(SHORT_WAYS << SHORT_BITS >> 1),
+        }
     }
 
-    pub(super) fn clear(&mut self) -> View<'_> {
-        let view = View { long: self.long.cast_mut(), short: self.short.cast_mut() };
-        view.long.fill([EMPTY; LONG_WAYS]);
-        view.short.fill([EMPTY; SHORT_WAYS]);
-        view
+    /// Empty buckets, no more than an input of so many bytes needs.
+    pub(super) fn clear(&mut self, len: usize) -> View<'_> {
+        let bits = (len | 1).ilog2();
+        let long_bits = bits.saturating_sub(7).clamp(1, LONG_BITS);
+        let short_bits = bits.saturating_sub(3).clamp(1, SHORT_BITS);
+        let long = &mut self.long.cast_mut()[..1 << long_bits];
+        let short = &mut self.short.cast_mut()[..1 << short_bits];
+        long.fill([0; LONG_WAYS]);
+        short.fill([0; SHORT_WAYS]);
+        View { long, short, long_bits, short_bits }
     }
 }
 
 impl View<'_> {
     #[inline(always)]
     pub(super) fn enter(&mut self, key: Key, at: usize) {
-        let (n, tag) = place(key.long, LONG_BITS);
-        push(&mut self.long[n], tag << TAG | at as u32);
-        let (n, tag) = place(key.short, SHORT_BITS);
-        push(&mut self.short[n], tag << TAG | at as u32);
+        let (bucket, tag) = place(key.long, self.long_bits);
+        push(&mut self.long[bucket], tag, at);
+        let (bucket, tag) = place(key.short, self.short_bits);
+        push(&mut self.short[bucket], tag, at);
     }
 
-    /// Calls `f` with earlier positions that likely share eight bytes.
+    /// Calls `f` with positions that likely have the same eight bytes: most are earlier ones.
     #[inline(always)]
     pub(super) fn long(&self, key: Key, f: impl FnMut(usize)) {
-        let (n, tag) = place(key.long, LONG_BITS);
-        candidates(&self.long[n], tag, f);
+        let (bucket, tag) = place(key.long, self.long_bits);
+        candidates(&self.long[bucket], tag, f);
     }
 
+    /// The same for four bytes.
     #[inline(always)]
     pub(super) fn short(&self, key: Key, f: impl FnMut(usize)) {
-        let (n, tag) = place(key.short, SHORT_BITS);
-        candidates(&self.short[n], tag, f);
+        let (bucket, tag) = place(key.short, self.short_bits);
+        candidates(&self.short[bucket], tag, f);
     }
 }

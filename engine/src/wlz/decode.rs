@@ -1,51 +1,63 @@
-//! Coded bytes back to words.
+//! Coded bytes back to raw ones.
 
-use super::model::{History, Model, base_word};
+use super::model::Model;
 use super::range::Decoder;
+use super::token::{Around, History, Token, base_word};
 use crate::error::DecodeError;
 
 const fn invalid(why: &'static str) -> DecodeError {
-    DecodeError::Invalid { field: "words", why }
+    DecodeError::Invalid { field: "word coder", why }
 }
 
-/// Decodes to exactly `raw_len` bytes.
+/// Fills `out`.
 pub(super) fn decode(model: &mut Model, coded: &[u8], out: &mut [u8]) -> Result<(), DecodeError> {
-    let mut coder = Decoder::new(coded);
-    let coder = &mut coder;
+    decode_with(model, coded, out, |_| ())
+}
+
+/// The same, and tells every step.
+#[inline(always)]
+pub(super) fn decode_with(
+    model: &mut Model,
+    coded: &[u8],
+    out: &mut [u8],
+    mut step: impl FnMut(Token),
+) -> Result<(), DecodeError> {
+    let coder = &mut Decoder::new(coded);
     let mut history = History::NEW;
     let mut at = 0;
     while at < out.len() {
-        let phase = at & 7;
-        let last = history.distances[0] as usize;
-        let expected = if last <= at { out[at - last] } else { 0 };
-        let prev = if at > 0 { out[at - 1] } else { 0 };
-        if !model.is_match(coder, history.state, phase, prev, expected, false) {
-            if phase == 0 && model.is_pointer(coder, history.state, expected, false) {
-                let base = model.pointer_base(coder, 0);
-                let delta = model.pointer_delta(coder, base, 0);
+        let around = &Around::new(out, at, &history);
+        if !model.is_match(coder, around, false) {
+            if around.phase == 0 && model.is_pointer(coder, around, false) {
+                let base = model.base(coder, 0);
+                let delta = model.delta(coder, base, 0);
                 let word = base_word(out, at, history.distances[0], base).wrapping_add(delta as u64);
                 let Some(place) = out[at..].first_chunk_mut::<8>() else {
                     return Err(invalid("a word reaches past the end"));
                 };
                 *place = word.to_le_bytes();
+                step(Token::Pointer { base, delta });
                 history.pointer();
                 at += 8;
                 continue;
             }
-            let above = if at > 7 { out[at - 8] } else { 0 };
-            out[at] = model.literal(coder, history.state, phase, expected, prev, above, 0);
+            out[at] = model.literal(coder, around, 0);
+            step(Token::Literal);
             history.literal();
             at += 1;
             continue;
         }
-        let len = if model.is_repeat(coder, history.state, phase, expected, false) {
-            let nth = model.repeat_nth(coder, history.state, 0);
+        let len = if model.is_repeat(coder, around, false) {
+            let nth = model.nth(coder, around.state, 0);
             history.repeat(nth);
-            model.repeat_len(coder, phase, 0)
+            let len = model.repeat_len(coder, around.phase, 0);
+            step(Token::Repeat { nth: nth as u8, len });
+            len
         } else {
-            let len = model.match_len(coder, phase, 0);
-            let distance = model.match_distance(coder, phase, len, 0);
+            let len = model.match_len(coder, around.phase, 0);
+            let distance = model.distance(coder, around.phase, len, 0);
             history.distance(distance);
+            step(Token::Match { distance, len });
             len
         };
         let (distance, len) = (history.distances[0] as usize, len as usize);

@@ -1,222 +1,227 @@
-//! The lazy parse.
-use super::buckets::{Buckets, Key, View};
-use super::model::*;
-use super::range::Encoder;
+//! The lazy parse: the step that seems to gain most, unless one from the next byte on gains much more.
 
-fn env(name: &str, default: i32) -> i32 {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
-}
+use super::buckets::{Buckets, Key, View};
+use super::model::Model;
+use super::range::Encoder;
+use super::token::{BASE_WORDS, BASES, History, Token, is_address, match_len, word};
+
+// What steps gain, in quarters of a bit, over literals. Tuned on three cuts of two guests.
+
+/// Gain for each byte that is not the expected one, among the first eight.
+const MISS: i32 = 13;
+/// For each byte among the first eight.
+const BYTE: i32 = 7;
+/// For each further byte.
+const FAR_BYTE: i32 = 3;
+/// Cost of a match; four times its distance's bits come on top.
+const MATCH: i32 = 48;
+/// What a distance that is a multiple of eight saves.
+const ALIGNED: i32 = 24;
+/// Cost of a repeat, and for each distance that is passed over.
+const REPEAT: i32 = 8;
+const NTH: i32 = 8;
+/// Cost of a pointer; four times its difference's bits come on top.
+const POINTER: i32 = 16;
+/// How much more the next step must gain.
+const DEFER: i32 = 30;
+/// Differences with more bits are not tried.
+const DELTA_BITS: i32 = 39;
+/// Repeats from this length on are taken at once.
+const LONG_REPEAT: usize = 64;
+/// Steps from this length on are not deferred.
+const LONG: usize = 32;
 
 pub(super) struct Lazy {
-    finder: Option<Buckets>,
-    t: [i32; 12],
+    finder: Buckets,
 }
 
-#[inline(always)]
-pub(super) fn mlen(bytes: &[u8], a: usize, b: usize, max: usize) -> usize {
-    let mut n = 0;
-    while n + 8 <= max {
-        let x = word(bytes, a + n) ^ word(bytes, b + n);
-        if x != 0 {
-            return n + (x.trailing_zeros() / 8) as usize;
-        }
-        n += 8;
-    }
-    while n < max && bytes[a + n] == bytes[b + n] {
-        n += 1;
-    }
-    n
-}
-
-/// The last addresses.
+/// The last words that may be addresses, as [`super::token::base_word`] counts them.
 struct Addresses {
-    ring: [(u64, u32); 16],
+    /// Words and where they are; the last one is before `next`.
+    ring: [(u64, usize); BASES],
     next: usize,
-    fed: usize,
+    /// Words before this position have been looked at.
+    seen: usize,
 }
+
 impl Addresses {
+    /// The base that `word` is nearest to, and the difference. `at` is a multiple of eight, and never goes back.
     #[inline(always)]
-    fn feed(&mut self, bytes: &[u8], at: usize) {
-        let from = self.fed.max(at.saturating_sub(8 * BASE_WORDS));
-        for (i, w) in bytes[from..at].as_chunks::<8>().0.iter().enumerate() {
-            let w = u64::from_le_bytes(*w);
-            if is_address(w) {
-                self.ring[self.next & 15] = (w, (from + 8 * i) as u32);
+    fn nearest(&mut self, bytes: &[u8], at: usize, word: u64, base_zero: u64) -> (u8, i64) {
+        let from = self.seen.max(at.saturating_sub(8 * BASE_WORDS));
+        for (nth, word) in bytes[from..at].as_chunks::<8>().0.iter().enumerate() {
+            let word = u64::from_le_bytes(*word);
+            if is_address(word) {
+                self.ring[self.next % BASES] = (word, from + 8 * nth);
                 self.next += 1;
             }
         }
-        self.fed = at;
-    }
-    #[inline(always)]
-    fn nearest(&mut self, bytes: &[u8], at: usize, w: u64, zero: u64) -> (u64, u8, i64) {
-        self.feed(bytes, at);
-        let d = w.wrapping_sub(zero) as i64;
-        let mut best = (d.unsigned_abs(), 0, d);
-        for b in 1..16usize {
-            if b > self.next { break; }
-            let (v, p) = self.ring[self.next.wrapping_sub(b) & 15];
-            if at - p as usize > 8 * BASE_WORDS { break; }
-            let d = w.wrapping_sub(v) as i64;
-            if d.unsigned_abs() < best.0 { best = (d.unsigned_abs(), b as u8, d); }
+        self.seen = at;
+        let mut best = (0, word.wrapping_sub(base_zero) as i64);
+        for base in 1..BASES.min(self.next + 1) {
+            let (address, place) = self.ring[(self.next - base) % BASES];
+            if at - place > 8 * BASE_WORDS {
+                break;
+            }
+            let delta = word.wrapping_sub(address) as i64;
+            if delta.unsigned_abs() < best.1.unsigned_abs() {
+                best = (base as u8, delta);
+            }
         }
         best
     }
 }
 
+/// The best step at a position.
 #[derive(Clone, Copy)]
-struct Best { gain: i32, token: Token }
+struct Best {
+    gain: i32,
+    token: Token,
+}
+
+impl Best {
+    #[inline(always)]
+    fn offer(&mut self, gain: i32, token: Token) {
+        if gain > self.gain {
+            *self = Best { gain, token };
+        }
+    }
+}
+
+/// Byte `n` of what it gives is the number of bytes that are not zero, of bytes 0 to `n`.
+#[inline(always)]
+fn count_nonzero(word: u64) -> u64 {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let mut any = word | word >> 4;
+    any |= any >> 2;
+    any |= any >> 1;
+    (any & ONES).wrapping_mul(ONES)
+}
+
+#[inline(always)]
+fn find(
+    finder: &View<'_>,
+    bytes: &[u8],
+    at: usize,
+    history: &History,
+    addresses: &mut Addresses,
+    (here, key): (u64, Key),
+) -> Best {
+    let mut best = Best { gain: 0, token: Token::Literal };
+    let max = bytes.len() - at;
+    if max < 8 {
+        return best;
+    }
+    let last = history.distances[0] as usize;
+    let expected = if last <= at { word(bytes, at - last) } else { 0 };
+    let misses = count_nonzero(here ^ expected);
+    // What telling so many bytes at once is worth.
+    let value = |len: usize| -> i32 {
+        let first = len.min(8);
+        let missed = (misses >> (8 * (first - 1)) & 15) as i32;
+        missed * MISS + first as i32 * BYTE + (len - first) as i32 * FAR_BYTE
+    };
+    for (nth, &distance) in history.distances.iter().enumerate() {
+        let distance = distance as usize;
+        if distance > at {
+            continue;
+        }
+        let differs = word(bytes, at - distance) ^ here;
+        if differs & 0xffff != 0 {
+            continue;
+        }
+        let len = match differs {
+            0 => match_len(bytes, at - distance, at, max),
+            _ => (differs.trailing_zeros() / 8) as usize,
+        };
+        let gain = value(len) - REPEAT - NTH * nth as i32;
+        best.offer(gain, Token::Repeat { nth: nth as u8, len: len as u32 });
+    }
+    if best.token.len() >= LONG_REPEAT {
+        return best;
+    }
+    let longest = std::cell::Cell::new(0);
+    let mut try_match = |from: usize, min: usize| {
+        if from >= at {
+            return;
+        }
+        let len = match_len(bytes, from, at, max);
+        if len >= min {
+            let distance = (at - from) as u32;
+            let aligned = if distance.is_multiple_of(8) { ALIGNED } else { 0 };
+            let gain = value(len) - MATCH - 4 * distance.ilog2() as i32 + aligned;
+            best.offer(gain, Token::Match { distance, len: len as u32 });
+            longest.set(longest.get().max(len));
+        }
+    };
+    finder.long(key, |from| try_match(from, 8));
+    if longest.get() < 16 {
+        finder.short(key, |from| try_match(from, 4));
+    }
+    if at.is_multiple_of(8) && best.token.len() < 16 && is_address(here) {
+        let base_zero = if last >= 8 { expected } else { 0 };
+        let (base, delta) = addresses.nearest(bytes, at, here, base_zero);
+        let bits = 64 - delta.unsigned_abs().leading_zeros() as i32;
+        if bits <= DELTA_BITS {
+            best.offer(value(8) - POINTER - 4 * bits, Token::Pointer { base, delta });
+        }
+    }
+    best
+}
 
 impl Lazy {
     pub(super) fn new() -> Self {
-        let t = [env("T0", 19), env("T1", 4), env("T2", 48), env("T3", 16), env("T4", 4), env("T5", 3), env("T6", 40), env("T7", 0), env("T8", 20), env("T9", 28), env("T10", 24), env("T11", 6)];
-        Lazy { finder: Some(Buckets::new()), t }
-    }
-
-    #[inline(always)]
-    fn best(&self, finder: &View<'_>, bytes: &[u8], at: usize, h: &History, ad: &mut Addresses, key: Key, w: u64) -> Best {
-        let t = &self.t;
-        let max = bytes.len() - at;
-        let mut best = Best { gain: 0, token: Token::Literal };
-        let d0 = h.distances[0] as usize;
-        let r0 = if d0 <= at { word(bytes, at - d0) } else { 0 };
-        let x0 = w ^ r0;
-        // value of covering: bytes that differ from what is expected
-        let mut nz = x0 | x0 >> 4;
-        nz |= nz >> 2;
-        nz |= nz >> 1;
-        let nz = nz & 0x0101_0101_0101_0101;
-        // prefix counts: byte k holds number of differing among bytes 0..=k
-        let pre = nz.wrapping_mul(0x0101_0101_0101_0101);
-        // all in 1/4 bit
-        let value = |len: usize| -> i32 {
-            let first = len.min(8);
-            let diff = (pre >> (8 * (first - 1)) & 15) as i32;
-            diff * t[0] + first as i32 * t[1] + (len - first) as i32 * t[5]
-        };
-        for (nth, &d) in h.distances.iter().enumerate() {
-            let d = d as usize;
-            if d <= at {
-                let x = word(bytes, at - d) ^ w;
-                if x & 0xffff != 0 { continue; }
-                let len = if x != 0 { ((x.trailing_zeros() / 8) as usize).min(max) } else { mlen(bytes, at - d, at, max) };
-                if len < 2 { continue; }
-                let g = value(len) - t[4] - t[11] * nth as i32;
-                if g > best.gain { best = Best { gain: g, token: Token::Repeat { nth: nth as u8, len: len as u32 } }; }
-            }
-        }
-        if max < 8 || best.token.len() >= 64 { return best; }
-        let mut longest = 0;
-        finder.long(key, |q| {
-            if q >= at { return; }
-            let len = mlen(bytes, q, at, max);
-            if len < 8 { return; }
-            let d = (at - q) as u32;
-            let g = value(len) - t[2] - 4 * d.ilog2() as i32 + if d % 8 == 0 { t[10] } else { 0 };
-            if g > best.gain { best = Best { gain: g, token: Token::Match { distance: d, len: len as u32 } }; longest = longest.max(len); }
-        });
-        if longest < 16 {
-            finder.short(key, |q| {
-                if q >= at { return; }
-                let len = mlen(bytes, q, at, max);
-                if len < 4 { return; }
-                let d = (at - q) as u32;
-                let g = value(len) - t[2] - 4 * d.ilog2() as i32 + if d % 8 == 0 { t[10] } else { 0 };
-                if g > best.gain { best = Best { gain: g, token: Token::Match { distance: d, len: len as u32 } }; }
-            });
-        }
-        if at & 7 == 0 && best.token.len() < 16 && is_address(w) {
-            let zero = if d0 >= 8 { r0 } else { 0 };
-            let (size, base, delta) = ad.nearest(bytes, at, w, zero);
-            let bits = 64 - size.leading_zeros() as i32;
-            let g = value(8) - t[3] - 4 * bits + t[7];
-            if bits < 40 && g > best.gain { best = Best { gain: g, token: Token::Pointer { base, delta } }; }
-        }
-        best
+        Lazy { finder: Buckets::new() }
     }
 
     pub(super) fn encode(&mut self, model: &mut Model, bytes: &[u8], out: &mut Vec<u8>) {
-        let mut finder = self.finder.take().unwrap();
-        let mut view = finder.clear();
-        let view = &mut view;
-        let mut c = Encoder::new(out);
-        let mut h = History::NEW;
+        let finder = &mut self.finder.clear(bytes.len());
+        let mut addresses = Addresses { ring: [(0, 0); BASES], next: 0, seen: 0 };
+        let mut coder = Encoder::new(out);
+        let mut history = History::NEW;
         let mut at = 0;
-        let mut stats = [0usize; 4];
-        let mut ad = Addresses { ring: [(0, 0); 16], next: 0, fed: 0 };
-        let mut w = word(bytes, at);
-        let mut key = Key::new(w);
-        let mut now = self.best(view, bytes, at, &h, &mut ad, key, w);
+        let look = |at: usize| {
+            let here = word(bytes, at);
+            (here, Key::new(here))
+        };
+        let mut here = look(0);
+        let mut now = find(finder, bytes, at, &history, &mut addresses, here);
         while at < bytes.len() {
-            if at + 8 <= bytes.len() { view.enter(key, at); }
-            let mut entered = at + 1;
-            let mut token = now.token;
-            let mut following = None;
-            if at + 1 < bytes.len() && (token.len() < 32) {
-                let mut h2 = h;
-                h2.literal();
-                w = word(bytes, at + 1);
-                key = Key::new(w);
-                let next = self.best(view, bytes, at + 1, &h2, &mut ad, key, w);
-                if token == Token::Literal || next.gain > now.gain + self.t[9] {
-                    token = Token::Literal;
-                    following = Some(next);
+            if at + 8 <= bytes.len() {
+                finder.enter(here.1, at);
+            }
+            let token = now.token;
+            if at + 1 < bytes.len() && token.len() < LONG {
+                let mut after = history;
+                after.literal();
+                here = look(at + 1);
+                let next = find(finder, bytes, at + 1, &after, &mut addresses, here);
+                if token == Token::Literal || next.gain > now.gain + DEFER {
+                    model.write(&mut coder, &mut history, bytes, at, Token::Literal);
+                    at += 1;
+                    now = next;
+                    continue;
                 }
             }
-            stats[match token { Token::Literal => 0, Token::Pointer { .. } => 1, Token::Repeat { .. } => 2, _ => 3 }] += 1;
-            encode_token(model, &mut c, &mut h, bytes, at, token);
-            at += token.len();
-            if let Some(f) = following { now = f; continue; }
-            let step = if token.len() > 64 { 8 } else if token.len() > 16 { 4 } else { 1 };
-            while entered < at {
-                if entered + 8 <= bytes.len() { view.enter(Key::new(word(bytes, entered)), entered); }
-                entered = (entered + step) & !(step - 1);
+            model.write(&mut coder, &mut history, bytes, at, token);
+            // Within a step, fewer positions the longer it is.
+            let stride = match token.len() {
+                65.. => 8,
+                17.. => 4,
+                _ => 1,
+            };
+            let end = at + token.len();
+            let mut entered = at + 1;
+            while entered < end && entered + 8 <= bytes.len() {
+                finder.enter(look(entered).1, entered);
+                entered = (entered + stride) & !(stride - 1);
             }
-            if at >= bytes.len() { break; }
-            w = word(bytes, at);
-            key = Key::new(w);
-            now = self.best(view, bytes, at, &h, &mut ad, key, w);
-        }
-        c.finish();
-        self.finder = Some(finder);
-        if std::env::var("WLZ_STATS").is_ok() { eprintln!("lit ptr rep match {stats:?}"); }
-    }
-}
-pub(super) fn encode_token(m: &mut Model, c: &mut Encoder<'_>, h: &mut History, bytes: &[u8], at: usize, token: Token) {
-    let phase = at & 7;
-    let s = h.state;
-    let last = h.distances[0] as usize;
-    let e = if last <= at { bytes[at - last] } else { 0 };
-    let prev = if at > 0 { bytes[at - 1] } else { 0 };
-    match token {
-        Token::Literal => {
-            m.is_match(c, s, phase, prev, e, false);
-            if phase == 0 {
-                m.is_pointer(c, s, e, false);
+            at = end;
+            if at < bytes.len() {
+                here = look(at);
+                now = find(finder, bytes, at, &history, &mut addresses, here);
             }
-            let above = if at > 7 { bytes[at - 8] } else { 0 };
-            m.literal(c, s, phase, e, prev, above, bytes[at]);
-            h.literal();
         }
-        Token::Pointer { base, delta } => {
-            m.is_match(c, s, phase, prev, e, false);
-            m.is_pointer(c, s, e, true);
-            m.pointer_base(c, base);
-            m.pointer_delta(c, base, delta);
-            h.pointer();
-        }
-        Token::Repeat { nth, len } => {
-            m.is_match(c, s, phase, prev, e, true);
-            m.is_repeat(c, s, phase, e, true);
-            m.repeat_nth(c, s, u32::from(nth));
-            m.repeat_len(c, phase, len);
-            h.repeat(u32::from(nth));
-        }
-        Token::Match { distance, len } => {
-            m.is_match(c, s, phase, prev, e, true);
-            m.is_repeat(c, s, phase, e, false);
-            m.match_len(c, phase, len);
-            m.match_distance(c, phase, len, distance);
-            h.distance(distance);
-        }
+        coder.finish();
     }
 }

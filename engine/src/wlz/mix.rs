@@ -50,7 +50,7 @@ pub(super) fn squash(logit: i32) -> u32 {
 /// `ln(p / (1 - p))` in 1/256, where `p` is the probability of a 0; -2047..=2047.
 #[derive(Clone, Copy, Debug)]
 #[repr(transparent)]
-pub(super) struct Logit(pub(super) i16);
+pub(super) struct Logit(i16);
 
 impl Logit {
     pub(super) const NEW: Logit = Logit(0);

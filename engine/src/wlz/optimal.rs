@@ -1,289 +1,371 @@
-//! The optimal parse.
-use super::lazy::{encode_token, mlen};
-use super::model::*;
-use super::price::{LENS, Prices};
-use super::range::Encoder;
-use super::tree::{Found, Tree};
+//! The optimal parse: the cheapest way through the next few thousand bytes, at the model's own prices.
+//!
+//! Forward dynamic programming: at each position the cheapest few ways to get there are kept, apart by their last
+//! distance, since that decides what comes after. Prices are those of the model as it is at the start of the stretch; its last
+//! bytes are planned again with the next.
 
-fn env(name: &str, default: usize) -> usize {
-    std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default)
+use super::model::Model;
+use super::price::{self, Prices};
+use super::range::Encoder;
+use super::token::{
+    Around, BASES, History, MIN_MATCH, MIN_REPEAT, Token, addresses_before, base_word, length_class,
+    match_len, word,
+};
+use super::tree::{Found, NICE, Tree};
+
+/// Bytes that are planned at once, and how many of them again.
+const STRETCH: usize = 4096;
+const AGAIN: usize = 512;
+/// Ways that are kept for a position.
+const WAYS: usize = 3;
+/// Of them, those from which matches and pointers are tried.
+const TRIED: usize = 2;
+/// Ways that cost so much more than the cheapest, in 1/64 bit, are not followed.
+const SLACK: u32 = 32 * 64;
+/// Prices are looked up again after so many bytes.
+const REFRESH: usize = 1024;
+
+/// The last step of a way.
+#[derive(Clone, Copy)]
+enum Kind {
+    Literal,
+    Pointer(u8),
+    Repeat(u8),
+    Match(u32),
 }
 
+/// A way to get to a position.
 #[derive(Clone, Copy)]
-enum Kind { Literal, Pointer(u8), Repeat(u8), Match(u32) }
-
-#[derive(Clone, Copy)]
-struct Arrival {
+struct Way {
+    /// In 1/64 bit.
     cost: u32,
+    /// Where its last step starts, and which way led there.
     from: u32,
-    slot: u8,
-    len: u32,
+    way: u8,
     kind: Kind,
-    hits: u16,
-    words: u8,
+    len: u32,
+    /// As in the model.
+    miss_past: u16,
+    pointer_past: u8,
     history: History,
 }
-const NOWHERE: Arrival = Arrival { cost: u32::MAX, from: 0, slot: 0, len: 0, kind: Kind::Literal, hits: 0, words: 0, history: History::NEW };
+
+const NO_WAY: Way = Way {
+    cost: u32::MAX,
+    from: 0,
+    way: 0,
+    kind: Kind::Literal,
+    len: 0,
+    miss_past: 0,
+    pointer_past: 0,
+    history: History::NEW,
+};
+
+/// The ways to a position, cheapest first.
+type Ways = [Way; WAYS];
 
 pub(super) struct Optimal {
     tree: Tree,
-    k: usize,
-    chunk: usize,
-    keep: usize,
-    slack: u32,
-    pen: u32,
     prices: Prices,
+    /// From the start of the stretch on.
+    ways: Vec<Ways>,
+    /// Of these, how many may be in use.
+    used: usize,
+    finds: Finds,
+    tokens: Vec<Token>,
+    bases: Vec<u64>,
+}
+
+/// Matches that were found, for positions that may be planned again.
+struct Finds {
+    first: usize,
+    /// For each position from `first` on, where its matches end in `all`; they start where the others' end.
+    ends: Vec<usize>,
+    all: Vec<Found>,
+}
+
+impl Finds {
+    /// The next position without matches.
+    fn end(&self) -> usize {
+        self.first + self.ends.len()
+    }
+
+    fn at(&self, at: usize) -> &[Found] {
+        let nth = at - self.first;
+        let start = if nth == 0 { 0 } else { self.ends[nth - 1] };
+        &self.all[start..self.ends[nth]]
+    }
+
+    /// Forgets those before a position.
+    fn drop_before(&mut self, at: usize) {
+        let count = (at - self.first).min(self.ends.len());
+        if count > 0 {
+            let cut = self.ends[count - 1];
+            self.all.drain(..cut);
+            self.ends.drain(..count);
+            self.ends.iter_mut().for_each(|end| *end -= cut);
+        }
+        self.first = at;
+    }
 }
 
 impl Optimal {
     pub(super) fn new() -> Self {
-        Optimal { tree: Tree::new(env("DEPTH", 32) as u32, env("NICE", 128)), k: env("K", 3), chunk: env("CHUNK", 4096), keep: env("KEEP", 512), pen: env("PEN", 0) as u32, slack: env("SLACK", 32) as u32 * 64, prices: Prices::new() }
+        Optimal {
+            tree: Tree::new(),
+            prices: Prices::new(),
+            ways: vec![[NO_WAY; WAYS]; STRETCH + NICE + 1],
+            used: 0,
+            finds: Finds { first: 0, ends: Vec::new(), all: Vec::new() },
+            tokens: Vec::new(),
+            bases: Vec::new(),
+        }
     }
 
-    pub(super) fn encode(&mut self, m: &mut Model, bytes: &[u8], out: &mut Vec<u8>) {
-        self.tree.reset(bytes.len());
-        let nice = self.tree.nice;
-        let k = self.k;
-        let mut c = Encoder::new(out);
-        let mut h = History::NEW;
-        let mut pos = 0;
-        let span = self.chunk + nice + 1;
-        let mut nodes = vec![NOWHERE; span * k];
-        let mut counts = [0usize; 4];
-        // cached finds: for positions from `base`
-        let mut found: Vec<Found> = Vec::new();
-        let mut starts: Vec<(usize, usize)> = Vec::new(); // by position - first
-        let mut first = 0; // position of starts[0]
-        let mut entered = 0; // positions below are in the tree
-        let mut tokens = Vec::new();
-        let mut bases: Vec<u64> = Vec::new();
-        while pos < bytes.len() {
-            self.prices.refresh(m);
-            // drop cached finds before pos
-            let drop = (pos - first).min(starts.len());
-            starts.drain(..drop);
-            first = pos;
-            if starts.is_empty() {
-                found.clear();
-            } else if found.len() > 1 << 20 {
-                let cut = starts[0].0;
-                found.drain(..cut);
-                starts.iter_mut().for_each(|s| { s.0 -= cut; s.1 -= cut; });
+    pub(super) fn encode(&mut self, model: &mut Model, bytes: &[u8], out: &mut Vec<u8>) {
+        self.tree.clear(bytes.len());
+        self.finds = Finds { first: 0, ends: Vec::new(), all: Vec::new() };
+        let mut coder = Encoder::new(out);
+        let mut history = History::NEW;
+        let (mut at, mut refresh_at) = (0, 0);
+        while at < bytes.len() {
+            if at >= refresh_at {
+                self.prices.refresh(model);
+                refresh_at = at + REFRESH;
             }
-            nodes.fill(NOWHERE);
-            nodes[0] = Arrival { cost: 0, from: 0, slot: 0, len: 0, kind: Kind::Literal, hits: m.hits as u16, words: m.words as u8, history: h };
-            let mut i = 0;
-            let mut forced = None;
-            loop {
-                let at = pos + i;
-                if at == bytes.len() || i == self.chunk { break; }
-                if at - first >= starts.len() {
-                    let start = found.len();
-                    debug_assert_eq!(entered, at);
-                    self.tree.find(bytes, at, Some(&mut found));
-                    entered = at + 1;
-                    starts.push((start, found.len()));
-                }
-                let (s, e) = starts[at - first];
-                let finds = &found[s..e];
-                if let Some(last) = finds.last() && last.len as usize >= nice {
-                    forced = Some(*last);
-                    break;
-                }
-                self.step(m, bytes, pos, i, finds, &mut nodes, &mut bases);
-                i += 1;
+            self.finds.drop_before(at);
+            let (planned, long) = self.plan(model, bytes, at, history);
+            self.trace(bytes, at, planned);
+            let end = at + planned;
+            let enough = if long.is_none() && end < bytes.len() { end - AGAIN } else { end };
+            while at < enough
+                && let Some(token) = self.tokens.pop()
+            {
+                model.write(&mut coder, &mut history, bytes, at, token);
+                at += token.len();
             }
-            // trace back from the best arrival at i
-            tokens.clear();
-            let (mut n, mut slot) = (i, 0usize);
-            while n > 0 {
-                let a = nodes[n * k + slot];
-                let at = pos + a.from as usize;
-                let token = match a.kind {
-                    Kind::Literal => Token::Literal,
-                    Kind::Pointer(base) => {
-                        let from = &nodes[a.from as usize * k + usize::from(a.slot)];
-                        let delta = word(bytes, at).wrapping_sub(base_word(bytes, at, from.history.distances[0], base)) as i64;
-                        Token::Pointer { base, delta }
-                    }
-                    Kind::Repeat(nth) => Token::Repeat { nth, len: a.len },
-                    Kind::Match(distance) => Token::Match { distance, len: a.len },
-                };
-                tokens.push(token);
-                n = a.from as usize;
-                slot = usize::from(a.slot);
-            }
-            let end = pos + i;
-            let until = if forced.is_none() && end < bytes.len() { end - self.keep } else { end };
-            while let Some(token) = tokens.pop() {
-                if pos + token.len() > until && until < end && !(pos < until && token.len() > self.keep) { break; }
-                counts[match token { Token::Literal => 0, Token::Pointer { .. } => 1, Token::Repeat { .. } => 2, _ => 3 }] += 1;
-                encode_token(m, &mut c, &mut h, bytes, pos, token);
-                pos += token.len();
-            }
-            if let Some(f) = forced {
-                let max = bytes.len() - pos;
-                let mut best = (0, None);
-                for (nth, &d) in h.distances.iter().enumerate() {
-                    if d as usize <= pos {
-                        let len = mlen(bytes, pos - d as usize, pos, max);
-                        if len > best.0 { best = (len, Some(Token::Repeat { nth: nth as u8, len: len as u32 })); }
-                    }
-                }
-                let len = mlen(bytes, pos - f.distance as usize, pos, max);
-                let token = if best.0 + 4 >= len && best.0 >= nice.min(max) { best.1.unwrap() } else { Token::Match { distance: f.distance, len: len as u32 } };
-                counts[if let Token::Repeat { .. } = token { 2 } else { 3 }] += 1;
-                encode_token(m, &mut c, &mut h, bytes, pos, token);
-                pos += token.len();
-                while entered < pos {
-                    self.tree.find(bytes, entered, None);
-                    entered += 1;
-                }
-                starts.clear();
-                found.clear();
-                first = pos;
+            if let Some(found) = long {
+                let token = long_step(bytes, at, &history, found);
+                model.write(&mut coder, &mut history, bytes, at, token);
+                // The position itself is in the tree.
+                (at + 1..at + token.len()).for_each(|at| self.tree.enter(bytes, at, None));
+                at += token.len();
+                self.finds = Finds { first: at, ends: Vec::new(), all: Vec::new() };
             }
         }
-        c.finish();
-        if std::env::var("WLZ_STATS").is_ok() { eprintln!("lit ptr rep match {counts:?}"); }
+        coder.finish();
     }
 
-    fn step(&self, m: &Model, bytes: &[u8], pos: usize, i: usize, finds: &[Found], nodes: &mut [Arrival], bases: &mut Vec<u64>) {
-        let (k, nice, pr) = (self.k, self.tree.nice, &self.prices);
-        let at = pos + i;
-        let phase = at & 7;
-        let cap = (bytes.len() - at).min(nice);
-        let prev = if at > 0 { bytes[at - 1] } else { 0 };
-        let above = if at > 7 { bytes[at - 8] } else { 0 };
-        let byte = bytes[at];
+    /// Finds ways from `start` on: through how many bytes, and a match so long that it is to be taken after them.
+    fn plan(&mut self, model: &Model, bytes: &[u8], start: usize, history: History) -> (usize, Option<Found>) {
+        self.ways[..self.used].fill([NO_WAY; WAYS]);
+        let (miss_past, pointer_past) = (model.miss_past as u16, model.pointer_past as u8);
+        self.ways[0][0] = Way { cost: 0, miss_past, pointer_past, history, ..NO_WAY };
+        let max = STRETCH.min(bytes.len() - start);
+        for offset in 0..max {
+            let at = start + offset;
+            self.used = offset + NICE + 1;
+            if at == self.finds.end() {
+                self.tree.enter(bytes, at, Some(&mut self.finds.all));
+                self.finds.ends.push(self.finds.all.len());
+            }
+            match self.finds.at(at).last() {
+                Some(longest) if longest.len as usize >= NICE => return (offset, Some(*longest)),
+                _ => self.step(model, bytes, start, offset),
+            }
+        }
+        (max, None)
+    }
+
+    /// Lists the steps of the cheapest way, the last one first.
+    fn trace(&mut self, bytes: &[u8], start: usize, planned: usize) {
+        self.tokens.clear();
+        let (mut offset, mut way) = (planned, 0);
+        while offset > 0 {
+            let Way { kind, len, from, way: before, .. } = self.ways[offset][way];
+            (offset, way) = (from as usize, usize::from(before));
+            self.tokens.push(match kind {
+                Kind::Literal => Token::Literal,
+                Kind::Repeat(nth) => Token::Repeat { nth, len },
+                Kind::Match(distance) => Token::Match { distance, len },
+                Kind::Pointer(base) => {
+                    let (at, last) = (start + offset, self.ways[offset][way].history.distances[0]);
+                    let delta = word(bytes, at).wrapping_sub(base_word(bytes, at, last, base)) as i64;
+                    Token::Pointer { base, delta }
+                }
+            });
+        }
+    }
+
+    /// Goes on from all ways to a position.
+    fn step(&mut self, model: &Model, bytes: &[u8], start: usize, offset: usize) {
+        let at = start + offset;
         let here = word(bytes, at);
-        let pointer = phase == 0 && here >> 32 != 0;
-        let limit = nodes[i * k].cost.saturating_add(self.slack);
-        let mut memo = (u32::MAX, 0);
-        if pointer {
-            bases.clear();
-            bases.push(0);
-            let words = bytes[at.saturating_sub(8 * BASE_WORDS)..at].as_chunks::<8>().0;
-            for w in words.iter().rev() {
-                let w = u64::from_le_bytes(*w);
-                if is_address(w) {
-                    bases.push(w);
-                    if bases.len() == BASES { break; }
-                }
+        let max = (bytes.len() - at).min(NICE);
+        let ways = self.ways[offset];
+        let limit = ways[0].cost.saturating_add(SLACK);
+        // Pointers to less are rare.
+        let may_point = at.is_multiple_of(8) && here >> 32 != 0;
+        let nearest = if may_point { self.cheapest_base(model, bytes, at, here) } else { None };
+        // The price of a literal, and what it is for.
+        let mut literal = (u32::MAX, 0);
+        for (way, now) in ways.iter().enumerate() {
+            if now.cost == u32::MAX || now.cost > limit {
+                break;
             }
-        }
-        let mut best_base = (u32::MAX, 0u8);
-        for slot in 0..k {
-            let a = nodes[i * k + slot];
-            if a.cost == u32::MAX || a.cost > limit { break; }
-            let h = a.history;
-            let last = h.distances[0] as usize;
-            let exp = if last <= at { bytes[at - last] } else { 0 };
-            let is_pointer = if phase == 0 { pr.is_pointer(m, h.state, exp, a.words) } else { [0; 2] };
-            let is_repeat = pr.is_repeat(m, h.state, phase, exp);
-            let flag = pr.is_match(m, h.state, phase, prev, exp).map(|f| f + self.pen);
-            // literal
-            let base = Arrival { cost: 0, from: i as u32, slot: slot as u8, len: 1, kind: Kind::Literal, hits: a.hits, words: a.words, history: h };
-            let mut cost = a.cost + flag[0];
-            cost += is_pointer[0];
-            let same = pr.same(m, h.state, phase, exp, u32::from(a.hits));
-            let miss = byte != exp;
-            cost += same[usize::from(miss)];
+            let around = &Around::new(bytes, at, &now.history);
+            let next = Way { from: offset as u32, way: way as u8, ..*now };
+            let is_match = price::is_match(model, around);
+            let is_repeat = price::is_repeat(model, around);
+            let is_pointer = match around.phase {
+                0 => price::is_pointer(model, around, now.pointer_past),
+                _ => [0; 2],
+            };
+
+            let miss = bytes[at] != around.expected;
+            let mut to = Way { kind: Kind::Literal, len: 1, ..next };
+            to.cost += is_match[0] + is_pointer[0];
+            to.cost += price::is_miss(model, around, now.miss_past)[usize::from(miss)];
             if miss {
-                if memo.0 != u32::from(exp) << 8 | u32::from(h.state) { memo = (u32::from(exp) << 8 | u32::from(h.state), pr.literal(m, h.state, phase, exp, prev, above, byte)); }
-                cost += memo.1;
-            }
-            let mut next = base;
-            next.cost = cost;
-            next.hits = a.hits << 1 | u16::from(miss);
-            if phase == 0 { next.words <<= 1; }
-            next.history.literal();
-            put(&mut nodes[(i + 1) * k..(i + 2) * k], next);
-            // pointer
-            if pointer && slot < 2 {
-                if best_base.0 == u32::MAX {
-                    for (b, &w) in bases.iter().enumerate().skip(1) {
-                        let cost = pr.pointer(m, b as u8, here.wrapping_sub(w) as i64);
-                        if cost < best_base.0 { best_base = (cost, b as u8); }
-                    }
+                let contexts = u32::from(around.expected) << 8 | u32::from(around.state);
+                if literal.0 != contexts {
+                    literal = (contexts, price::literal(model, around, bytes[at]));
                 }
-                let w = if last >= 8 && last <= at { word(bytes, at - last) } else { 0 };
-                let zero = pr.pointer(m, 0, here.wrapping_sub(w) as i64);
-                let (cost, b) = if zero < best_base.0 { (zero, 0) } else { best_base };
-                let mut next = base;
-                next.cost = a.cost + flag[0] + is_pointer[1] + cost;
-                next.kind = Kind::Pointer(b);
-                next.len = 8;
-                next.words = a.words << 1 | 1;
-                next.history.pointer();
-                put(&mut nodes[(i + 8) * k..(i + 9) * k], next);
+                to.cost += literal.1;
             }
-            let cost = a.cost + flag[1];
-            // repeats
-            for nth in 0..4 {
-                let d = h.distances[nth] as usize;
-                if d > at { continue; }
-                let len = mlen(bytes, at - d, at, cap);
-                if len < MIN_REPEAT as usize { continue; }
-                let cost = cost + is_repeat[1] + pr.repeat_nth(m, h.state, nth);
-                let mut next = base;
-                next.kind = Kind::Repeat(nth as u8);
-                next.history.repeat(nth as u32);
-                edges(MIN_REPEAT as usize, len, phase, |len| {
-                    next.cost = cost + u32::from(pr.repeat_len[(len - MIN_REPEAT as usize).min(LENS - 1)][phase]);
-                    next.len = len as u32;
-                    put(&mut nodes[(i + len) * k..(i + len + 1) * k], next);
+            to.miss_past = now.miss_past << 1 | u16::from(miss);
+            if around.phase == 0 {
+                to.pointer_past <<= 1;
+            }
+            to.history.literal();
+            put(&mut self.ways[offset + 1], to);
+
+            if may_point && way < TRIED {
+                let delta = here.wrapping_sub(base_word(bytes, at, now.history.distances[0], 0)) as i64;
+                let zero = (delta != i64::MIN).then(|| (self.prices.pointer(model, 0, delta), 0));
+                if let Some((cost, base)) = [zero, nearest].into_iter().flatten().min() {
+                    let mut to = Way { kind: Kind::Pointer(base), len: 8, ..next };
+                    to.cost += is_match[0] + is_pointer[1] + cost;
+                    to.pointer_past = now.pointer_past << 1 | 1;
+                    to.history.pointer();
+                    put(&mut self.ways[offset + 8], to);
+                }
+            }
+
+            for (nth, distance) in now.history.distances.into_iter().enumerate() {
+                let distance = distance as usize;
+                if distance > at {
+                    continue;
+                }
+                let len = match_len(bytes, at - distance, at, max);
+                if len < MIN_REPEAT as usize {
+                    continue;
+                }
+                let mut to = Way { kind: Kind::Repeat(nth as u8), ..next };
+                to.history.repeat(nth as u32);
+                let cost = now.cost + is_match[1] + is_repeat[1] + price::nth(model, around.state, nth);
+                for_lengths(MIN_REPEAT as usize, len, around.phase, |len| {
+                    to.cost = cost + self.prices.repeat_len(around.phase, len - MIN_REPEAT as usize);
+                    to.len = len as u32;
+                    put(&mut self.ways[offset + len], to);
                 });
             }
-            // matches
-            if slot < 2 {
-                let cost = cost + is_repeat[0];
-                let mut from = MIN_MATCH as usize;
-                for f in finds {
-                    let mut next = base;
-                    next.kind = Kind::Match(f.distance);
-                    next.history.distance(f.distance);
-                    let mut priced = (9, 0);
-                    edges(from, f.len as usize, phase, |len| {
-                        let c = class(len as u32);
-                        if priced.0 != c { priced = (c, pr.distance(phase, len as u32, f.distance)); }
-                        next.cost = cost + priced.1 + u32::from(pr.match_len[(len - MIN_MATCH as usize).min(LENS - 1)][phase]);
-                        next.len = len as u32;
-                        put(&mut nodes[(i + len) * k..(i + len + 1) * k], next);
+
+            if way < TRIED {
+                let cost = now.cost + is_match[1] + is_repeat[0];
+                let mut shortest = MIN_MATCH as usize;
+                for found in self.finds.at(at) {
+                    let mut to = Way { kind: Kind::Match(found.distance), ..next };
+                    to.history.distance(found.distance);
+                    // The price of the distance, by length class.
+                    let mut far = (usize::MAX, 0);
+                    for_lengths(shortest, found.len as usize, around.phase, |len| {
+                        let class = length_class(len as u32);
+                        if far.0 != class {
+                            far = (class, self.prices.distance(around.phase, len as u32, found.distance));
+                        }
+                        to.cost =
+                            cost + far.1 + self.prices.match_len(around.phase, len - MIN_MATCH as usize);
+                        to.len = len as u32;
+                        put(&mut self.ways[offset + len], to);
                     });
-                    from = f.len as usize + 1;
+                    shortest = found.len as usize + 1;
                 }
             }
         }
+    }
+
+    /// The cheapest base but 0 for a word, which is the same for all ways, and what it costs.
+    fn cheapest_base(&mut self, model: &Model, bytes: &[u8], at: usize, here: u64) -> Option<(u32, u8)> {
+        self.bases.clear();
+        self.bases.extend(addresses_before(bytes, at).take(BASES - 1));
+        let priced = (1..).zip(&self.bases).filter_map(|(base, address)| {
+            let delta = here.wrapping_sub(*address) as i64;
+            (delta != i64::MIN).then(|| (self.prices.pointer(model, base, delta), base))
+        });
+        priced.min()
     }
 }
 
+/// Lengths that are tried: all up to 8, then those that end with a word, and the last one.
 #[inline(always)]
-fn edges(from: usize, to: usize, phase: usize, mut f: impl FnMut(usize)) {
-    for len in from..=to.min(8) { f(len); }
+fn for_lengths(from: usize, to: usize, phase: usize, mut f: impl FnMut(usize)) {
+    (from..=to.min(8)).for_each(&mut f);
     if to > 8 {
-        let mut len = (from.max(9) + phase + 7 & !7) - phase;
-        while len < to { f(len); len += 8; }
+        let mut len = (from.max(9) + phase).next_multiple_of(8) - phase;
+        while len < to {
+            f(len);
+            len += 8;
+        }
         f(to);
     }
 }
 
+/// Adds a way, if it is among the cheapest; of those with the same last distance and kind of step, only one is kept.
 #[inline(always)]
-fn put(slots: &mut [Arrival], a: Arrival) {
-    let last = slots.len() - 1;
-    if a.cost >= slots[last].cost { return; }
-    let mut place = last;
-    for (n, s) in slots.iter().enumerate() {
-        if s.cost == u32::MAX { place = n; break; }
-        if s.history.distances[0] == a.history.distances[0] && (s.history.state < 7) == (a.history.state < 7) {
-            if s.cost <= a.cost { return; }
-            place = n;
+fn put(ways: &mut Ways, way: Way) {
+    if way.cost >= ways[WAYS - 1].cost {
+        return;
+    }
+    let alike = |other: &Way| {
+        let literals = [other, &way].map(|way| way.history.state < 7);
+        other.history.distances[0] == way.history.distances[0] && literals[0] == literals[1]
+    };
+    let mut place = WAYS - 1;
+    for (nth, other) in ways.iter().enumerate() {
+        if other.cost == u32::MAX {
+            place = nth;
+            break;
+        }
+        if alike(other) {
+            if other.cost <= way.cost {
+                return;
+            }
+            place = nth;
             break;
         }
     }
-    while place > 0 && slots[place - 1].cost > a.cost {
-        slots[place] = slots[place - 1];
+    while place > 0 && ways[place - 1].cost > way.cost {
+        ways[place] = ways[place - 1];
         place -= 1;
     }
-    slots[place] = a;
+    ways[place] = way;
+}
+
+/// A step of [`NICE`] bytes or more: the match that was found, or a repeat that is nearly as long.
+fn long_step(bytes: &[u8], at: usize, history: &History, found: Found) -> Token {
+    let max = bytes.len() - at;
+    let len_of = |distance: u32| match_len(bytes, at - distance as usize, at, max) as u32;
+    let len = len_of(found.distance);
+    let mut best = (0, 0);
+    for (nth, &distance) in history.distances.iter().enumerate().filter(|(_, d)| **d as usize <= at) {
+        let len = len_of(distance);
+        if len > best.0 {
+            best = (len, nth as u8);
+        }
+    }
+    match best {
+        (repeat, nth) if repeat + 4 >= len && repeat as usize >= NICE => Token::Repeat { nth, len: repeat },
+        _ => Token::Match { distance: found.distance, len },
+    }
 }

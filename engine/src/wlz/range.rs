@@ -96,12 +96,6 @@ impl<'a> Encoder<'a> {
         self.low <<= 32;
     }
 
-    /// Bits written, about.
-    #[inline(always)]
-    pub(super) fn position(&self) -> u64 {
-        8 * self.out.len() as u64 + u64::from(self.range.leading_zeros())
-    }
-
     /// Writes what is still open.
     pub(super) fn finish(mut self) {
         self.put();

@@ -82,7 +82,7 @@ pub(crate) struct PackArgs {
     pub(crate) output: PathBuf,
     #[command(flatten)]
     pub(crate) references: ReferenceArgs,
-    /// How hard to compress: store, fast or balanced
+    /// How hard to compress: store, fast, balanced, dense or max
     #[arg(short, long, default_value = "balanced")]
     pub(crate) effort: Effort,
     /// Make any page readable on its own (a tenth larger, more with a snapshot)
@@ -293,7 +293,7 @@ pub(crate) struct SendArgs {
     pub(crate) vm: Option<String>,
     #[command(flatten)]
     pub(crate) references: ReferenceArgs,
-    /// How hard to compress: auto (as the link asks for), store, fast or balanced
+    /// How hard to compress: auto (as the link asks for), store, fast, balanced, dense or max
     #[arg(short, long, default_value = "auto")]
     pub(crate) effort: EffortChoice,
     /// Format of the image, if it is not what it looks like
