@@ -61,7 +61,7 @@ pub fn recipes() -> (Vec<Recipe>, [Vec<u8>; 2]) {
         random_access,
         uses,
     };
-    let (store, fast, balanced) = (Effort::Store, Effort::Fast, Effort::Balanced);
+    let [store, fast, balanced, dense, max] = Effort::AVAILABLE;
     let recipes = vec![
         recipe("store", store, false, both, &memory, "all kinds of pages; literals as they are"),
         recipe("fast", fast, false, both, &memory, "long matches in the guest and in the older image; zstd"),
@@ -73,9 +73,19 @@ pub fn recipes() -> (Vec<Recipe>, [Vec<u8>; 2]) {
             &memory,
             "the same with shorter matches; a page like another",
         ),
+        recipe("dense", dense, false, both, &memory, "the word coder"),
+        recipe("max", max, false, both, &memory, "the same with its optimal parse"),
         recipe("store-random-access", store, true, both, &memory, "checks beside stored literals"),
         recipe("fast-random-access", fast, true, both, &memory, "checks, and groups that stand alone"),
         recipe("balanced-random-access", balanced, true, both, &memory, "the same at another effort"),
+        recipe(
+            "dense-random-access",
+            dense,
+            true,
+            both,
+            &memory,
+            "the word coder in groups that stand alone",
+        ),
         recipe("no-references", balanced, false, none, &memory, "all that is not a duplicate is residual"),
         recipe("disk-only", fast, false, [true, false], &memory, "one reference, addressed by block"),
         recipe("older-only", fast, false, [false, true], &memory, "one reference, addressed by page"),
@@ -107,6 +117,7 @@ pub fn recipes() -> (Vec<Recipe>, [Vec<u8>; 2]) {
             &linux,
             "a guest made by hand: pages left for later, a list of them, addresses; no index",
         ),
+        recipe("guest-max", max, false, none, &linux, "the same by the word coder: pointers told by others"),
         recipe("guest-random-access", fast, true, none, &linux, "its addresses, in blocks that stand alone"),
         recipe(
             "blocks",

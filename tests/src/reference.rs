@@ -23,6 +23,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 mod trailer;
+mod words;
 
 use std::fmt;
 

@@ -37,8 +37,15 @@ fn references() -> References {
     References::of(Some(sample::disk()), Some(sample::older()))
 }
 
-const WAYS: [(Effort, bool); 4] =
-    [(Effort::Store, false), (Effort::Fast, false), (Effort::Balanced, false), (Effort::Balanced, true)];
+const WAYS: [(Effort, bool); 7] = [
+    (Effort::Store, false),
+    (Effort::Fast, false),
+    (Effort::Balanced, false),
+    (Effort::Balanced, true),
+    (Effort::Dense, false),
+    (Effort::Dense, true),
+    (Effort::Max, false),
+];
 
 fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
     if one == other {

@@ -157,7 +157,13 @@ impl Optimal {
     }
 
     /// Finds ways from `start` on: through how many bytes, and a match so long that it is to be taken after them.
-    fn plan(&mut self, model: &Model, bytes: &[u8], start: usize, history: History) -> (usize, Option<Found>) {
+    fn plan(
+        &mut self,
+        model: &Model,
+        bytes: &[u8],
+        start: usize,
+        history: History,
+    ) -> (usize, Option<Found>) {
         self.ways[..self.used].fill([NO_WAY; WAYS]);
         let (miss_past, pointer_past) = (model.miss_past as u16, model.pointer_past as u8);
         self.ways[0][0] = Way { cost: 0, miss_past, pointer_past, history, ..NO_WAY };

@@ -104,7 +104,10 @@ fn price_lengths(lengths: &Lengths, out: &mut [[u16; 8]]) {
                     let long = (value - 16).min(255);
                     let low = &lengths.long.low[(long >> 4) as usize];
                     let escape = if long == 255 { ESCAPE } else { 0 };
-                    not_middle + tree(&lengths.long.high.0, long >> 4, 4) + tree(&low.0, long & 15, 4) + escape
+                    not_middle
+                        + tree(&lengths.long.high.0, long >> 4, 4)
+                        + tree(&low.0, long & 15, 4)
+                        + escape
                 }
             } as u16;
         }

@@ -174,10 +174,10 @@ impl<'a> Decoder<'a> {
     /// Checks that the bytes were used up, and not overused.
     pub(super) fn finish(&self) -> Result<(), DecodeError> {
         if self.overrun > 0 {
-            return Err(DecodeError::Truncated { field: "words", needed: 4 * self.overrun, left: 0 });
+            return Err(DecodeError::Truncated { field: "word coder", needed: 4 * self.overrun, left: 0 });
         }
         if !self.rest.is_empty() {
-            return Err(DecodeError::Invalid { field: "words", why: "bytes left over at the end" });
+            return Err(DecodeError::Invalid { field: "word coder", why: "bytes left over at the end" });
         }
         Ok(())
     }

@@ -52,7 +52,8 @@ impl Tree {
             return;
         }
         let here = word(bytes, at);
-        let hash = |bytes: u32, bits: u32| ((here << (64 - 8 * bytes)).wrapping_mul(ODD) >> (64 - bits)) as usize;
+        let hash =
+            |bytes: u32, bits: u32| ((here << (64 - 8 * bytes)).wrapping_mul(ODD) >> (64 - bits)) as usize;
         let before = std::mem::replace(&mut self.short[hash(3, SHORT_BITS)], at as u32);
         if let Some(found) = &mut found
             && before != NONE

@@ -37,6 +37,10 @@ pub(super) fn all() -> Vec<Hostile> {
         let sum = xxhash_rust::xxh3::xxh3_64(&coded);
         residual(name, &coded_group(2, raw.len() as u64, &coded, sum), &coded, error)
     };
+    let word_coded = |name: &'static str, coded: &[u8], error: &'static str| {
+        let sum = xxhash_rust::xxh3::xxh3_64(coded);
+        residual(name, &coded_group(3, 4160, coded, sum), coded, error)
+    };
     let length = "groups: a group's length is not that of its pages";
     let mut wrong = page;
     wrong[4095] ^= 1;
@@ -133,7 +137,7 @@ pub(super) fn all() -> Vec<Hostile> {
             &page,
             "group count: 65537 is more than the 65536 allowed",
         ),
-        residual("group-codec-3", &[vec![0, 1, 1, 1, 3], number(4096)].concat(), &page, "codec: unknown"),
+        residual("group-codec-4", &[vec![0, 1, 1, 1, 4], number(4096)].concat(), &page, "codec: unknown"),
         residual(
             "group-is-plain-zstd",
             &coded_group(1, 4160, &coded, sum),
@@ -171,6 +175,24 @@ pub(super) fn all() -> Vec<Hostile> {
             &coded,
             "group: zstd: Destination buffer is too small",
         ),
+        residual(
+            "group-wlz-damaged",
+            &coded_group(3, 4160, &[0; 8], 0),
+            &[0; 8],
+            "group: checksum mismatch, the bytes were damaged after they were written",
+        ),
+        word_coded("group-wlz-of-nothing", &[], "word coder: 12 bytes needed, 0 left"),
+        word_coded("group-wlz-cut", &[0; 8], "word coder: 4 bytes needed, 0 left"),
+        word_coded("group-wlz-with-a-unit-more", &[0; 16], "word coder: bytes left over at the end"),
+        word_coded("group-wlz-with-a-byte-more", &[0; 13], "word coder: bytes left over at the end"),
+        // Every bit is 1: a repeat of the fourth distance, which is 32.
+        word_coded(
+            "group-wlz-from-before-the-start",
+            &[0xff; 8],
+            "word coder: a match starts before the beginning",
+        ),
+        // Every bit is 0: each byte is the expected one.
+        word_coded("group-wlz-of-zeros", &[0; 12], length),
         residual(
             "checks-are-zstd",
             &[vec![2, 1, 8, 8], vec![0; 8], stored[1..].to_vec()].concat(),

@@ -68,7 +68,16 @@ pub(super) fn all() -> Vec<Hostile> {
         ),
         bad("opaque-nothing-in-a-page", plain(500, b""), "opaque bytes: they are not between the pages"),
         bad("opaque-too-long", too_long, "decoded length: 4194305 is more than the 4194304 allowed"),
-        bad("opaque-codec-3", frame(0, b"abc", &[3, 3], b"abc"), "codec: unknown"),
+        bad("opaque-codec-4", frame(0, b"abc", &[4, 3], b"abc"), "codec: unknown"),
+        bad(
+            "opaque-codec-3",
+            {
+                let mut piece = zstd_piece(8, &good);
+                piece[0] = 3;
+                frame(0, b"abababab", &piece, &good)
+            },
+            "codec: only groups can have it",
+        ),
         bad(
             "opaque-codec-2",
             {

@@ -179,7 +179,7 @@ impl<'a> Block<'a> {
         let mut at = 0;
         let mut matches = None;
         if has_matches {
-            let piece = Piece::parse(&mut cursor, at, [0, 1]).map_err(|e| format!("matches: {e}"))?;
+            let piece = Piece::parse(&mut cursor, at, &[0, 1]).map_err(|e| format!("matches: {e}"))?;
             let most = set.pages * PAGE as u64 + 64;
             if piece.raw_len > most {
                 return Err(format!("matches: raw_len: {} is above {most}", piece.raw_len));
@@ -189,7 +189,7 @@ impl<'a> Block<'a> {
         }
         let mut checks = None;
         if has_checks {
-            let piece = Piece::parse(&mut cursor, at, [0, 1]).map_err(|e| format!("checks: {e}"))?;
+            let piece = Piece::parse(&mut cursor, at, &[0, 1]).map_err(|e| format!("checks: {e}"))?;
             if piece.codec != 0 {
                 return Err(format!("checks: codec: {}, must be raw", piece.codec));
             }

@@ -6,6 +6,7 @@
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use super::bytes::{Cursor, hash64};
+use super::words;
 
 /// Reading: the largest window that a frame may name, as a power of two (and up to seven eighths more). It is libzstd's own
 /// limit on machines of 64 bits.
@@ -24,7 +25,7 @@ pub(super) struct Piece {
 
 impl Piece {
     /// Reads a piece that may have these codecs and whose coded bytes start at `at` in the data part.
-    pub(super) fn parse(cursor: &mut Cursor<'_>, at: u64, codecs: [u8; 2]) -> Result<Self, String> {
+    pub(super) fn parse(cursor: &mut Cursor<'_>, at: u64, codecs: &[u8]) -> Result<Self, String> {
         let codec = cursor.u8("codec")?;
         if !codecs.contains(&codec) {
             return Err(format!("codec: {codec} is not one of {codecs:?}"));
@@ -53,6 +54,7 @@ impl Piece {
             Some(checksum) if hash64(coded) != checksum => {
                 Err("piece checksum: the coded bytes are damaged".into())
             }
+            Some(_) if self.codec == 3 => words::decode(coded, self.raw_len),
             Some(_) => unpack(coded, self.raw_len),
         }
     }

@@ -34,7 +34,7 @@ pub(super) fn group(cursor: &mut Cursor<'_>, at: u64, least: u8) -> Result<(Grou
     if pages == 0 {
         return Err("pages: is 0".into());
     }
-    let piece = Piece::parse(cursor, at, [0, 2])?;
+    let piece = Piece::parse(cursor, at, &[0, 2, 3])?;
     if piece.raw_len > pages.saturating_mul(4160) {
         return Err(format!("raw_len: {} is above 4160 for each of {pages} pages", piece.raw_len));
     }
@@ -95,7 +95,7 @@ impl Block<'_> {
 
     /// Decodes group `number`, whose pages are `places`, to the words of each of these.
     fn group_words(&self, number: usize, places: &[usize]) -> Result<Vec<Words>, String> {
-        if self.groups[number].codec == 2 {
+        if self.groups[number].codec != 0 {
             return self.packed_words(number, places);
         }
         let lens: Vec<usize> = places
@@ -120,7 +120,7 @@ impl Block<'_> {
         Ok(places.iter().map(words).collect())
     }
 
-    /// The same for a group of codec 2.
+    /// The same for a group of packed words.
     fn packed_words(&self, number: usize, places: &[usize]) -> Result<Vec<Words>, String> {
         let bytes = self.groups[number].decode(self.data).map_err(|e| format!("group {number}: {e}"))?;
         let Some(masks_at) = bytes.len().checked_sub(64 * places.len()) else {

@@ -85,7 +85,7 @@ impl<'a> Walk<'a> {
         let mut cursor = Cursor::new(frame.meta);
         let file_offset = cursor.varint("opaque file_offset")?;
         let checksum = cursor.u64("opaque checksum")?;
-        let piece = Piece::parse(&mut cursor, 0, [0, 1]).map_err(|e| format!("opaque: {e}"))?;
+        let piece = Piece::parse(&mut cursor, 0, &[0, 1]).map_err(|e| format!("opaque: {e}"))?;
         cursor.finish("opaque")?;
         if piece.raw_len > MAX_OPAQUE {
             return Err(format!("opaque raw_len: {} is above {MAX_OPAQUE}", piece.raw_len));
@@ -114,7 +114,7 @@ impl<'a> Walk<'a> {
         }
         let mut cursor = Cursor::new(frame.meta);
         let checksum = cursor.u64("piece checksum")?;
-        let piece = Piece::parse(&mut cursor, 0, [0, 1]).map_err(|e| format!("piece: {e}"))?;
+        let piece = Piece::parse(&mut cursor, 0, &[0, 1]).map_err(|e| format!("piece: {e}"))?;
         cursor.finish("piece")?;
         if piece.raw_len > MAX_OPAQUE {
             return Err(format!("piece raw_len: {} is above {MAX_OPAQUE}", piece.raw_len));
