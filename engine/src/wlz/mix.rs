@@ -79,8 +79,8 @@ impl<const N: usize> Weights<N> {
     #[inline(always)]
     pub(super) fn predict(&self, logits: [Logit; N]) -> u32 {
         let mut dot = 0i32;
-        for i in 0..N {
-            dot = self.0[i].wrapping_mul(i32::from(logits[i].0)).wrapping_add(dot);
+        for (weight, logit) in self.0.iter().zip(logits) {
+            dot = weight.wrapping_mul(i32::from(logit.0)).wrapping_add(dot);
         }
         squash(dot >> 16)
     }
@@ -92,7 +92,7 @@ impl<const N: usize> Weights<N> {
         let bit = coder.coin(p, bit);
         let error = error(p, bit);
         for (i, logit) in logits.into_iter().enumerate() {
-            self.0[i] = self.0[i].wrapping_add(error * i32::from(seen[i].0) >> RATE);
+            self.0[i] = self.0[i].wrapping_add((error * i32::from(seen[i].0)) >> RATE);
             logit.saw(bit);
         }
         bit
@@ -125,8 +125,8 @@ impl<const N: usize> Weights<N> {
                 };
             }
         }
-        for i in 0..N {
-            self.0[i] = self.0[i].wrapping_add(learn[i] >> RATE);
+        for (weight, learnt) in self.0.iter_mut().zip(learn) {
+            *weight = weight.wrapping_add(learnt >> RATE);
         }
         node as u32 - 16
     }

@@ -17,9 +17,10 @@ static PRICES: [u16; 4096] = {
         let mut mantissa = x << (31 - log);
         let (mut bits, mut rounds) = (log, 0);
         while rounds < 7 {
-            mantissa = mantissa * mantissa >> 31;
-            bits = bits << 1 | (mantissa >> 32) as u32;
-            mantissa >>= mantissa >> 32;
+            mantissa = (mantissa * mantissa) >> 31;
+            let carry = (mantissa >> 32) as u32;
+            bits = bits << 1 | carry;
+            mantissa >>= carry;
             rounds += 1;
         }
         table[i] = ((13 * 128 - bits) / 2) as u16;
