@@ -100,7 +100,7 @@ def main():
     args = [
         a.qemu, "-machine", a.machine + ",memory-backend=ram", "-accel", "tcg,thread=multi", "-cpu", a.cpu, "-smp", "2",
         "-m", str(a.memory), "-object", "memory-backend-file,id=ram,size=%dM,share=on,mem-path=%s" % (a.memory, ram),
-        "-nodefaults", "-no-reboot", "-display", "none", "-device", "vmcoreinfo", "-kernel", a.kernel, "-initrd", a.initrd,
+        "-nodefaults", "-no-reboot", "-display", "none", "-device", "vmcoreinfo", "-kernel", os.path.abspath(a.kernel), "-initrd", os.path.abspath(a.initrd),
         "-append", "console=%s quiet panic=-1 %s" % (a.console, a.append),
         "-serial", "file:" + path("console"), "-qmp", "unix:qmp,server=on,wait=off",
     ]

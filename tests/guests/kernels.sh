@@ -5,7 +5,8 @@
 #
 # WHAT is a suite such as bookworm: the kernel that its linux-image-amd64 stands for; or `newest`: the highest version that any suite
 # has; or a version such as 6.17: the highest release of it. With :cloud behind it, the cloud flavour; with :large, in a guest
-# whose memory is split around 4 GiB; with :la57, on a CPU with five levels of page tables. Without any, what CI runs; `all` is
+# whose memory is split around 4 GiB; with :la57, on a CPU with five levels of page tables; with :arm64, the one for 64-bit ARM,
+# which makedumpfile for other machines does not read. Without any, what CI runs; `all` is
 # every version that can be had. In OUT there will be a folder for each guest, with its memory and its disk.
 #
 # As root, without input, on Debian 12 with apt sources for bookworm: packages come from the mirror that those name, with lists in
@@ -16,38 +17,40 @@ here=$(cd "$(dirname "$0")" && pwd)
 out=$(mkdir -p "${1:?where to}" && cd "$1" && pwd)
 shift
 work=$out/.work
+suites_arm64=(trixie)
 suites=(bullseye bookworm bookworm-backports trixie trixie-backports sid experimental)
-ci=(bullseye bookworm bookworm-backports trixie trixie:large newest newest:la57 newest:cloud)
+ci=(bullseye bookworm bookworm-backports trixie trixie:large trixie:arm64 newest newest:la57 newest:cloud)
 # What trixie-backports went through, and the same again in other guests.
 others=(bullseye:large bookworm:la57 bookworm:cloud 6.16 6.17 6.18 6.19 7.0 7.1 7.2 newest:large experimental)
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 install_programs() {
     apt-get install -q -y --no-install-recommends \
-        qemu-system-x86 gcc libc6-dev cpio kmod xz-utils python3 e2fsprogs >/dev/null
+        qemu-system-x86 qemu-system-arm ipxe-qemu gcc libc6-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross cpio kmod xz-utils python3 e2fsprogs >/dev/null
 }
 
-# An apt program with the lists of all suites.
+# An apt program with the lists of all suites for the architecture at hand.
 with_lists() {
-    local program=$1
+    local program=$1 apt=$work/apt-$architecture
     shift
-    "$program" -q -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$work/apt/parts" \
-        -o Dir::State::Lists="$work/apt/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$work/apt/cache" \
+    "$program" -q -o APT::Architecture="$architecture" -o APT::Architectures="$architecture" \
+        -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts="$apt/parts" \
+        -o Dir::State::Lists="$apt/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$apt/cache" \
         -o Dir::Cache::pkgcache=packages.bin -o Dir::Cache::srcpkgcache= -o APT::Sandbox::User=root \
         -o Acquire::Languages=none -o Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false "$@"
 }
 
-# Lists of all suites, from where the system's own bookworm comes from.
+# Lists of the suites given, from where the system's own bookworm comes from.
 fetch_lists() {
-    local mirror suite
+    local mirror suite apt=$work/apt-$architecture
     mirror=$(apt-get indextargets --format '$(REPO_URI)' \
         'Created-By: Packages' 'Origin: Debian' 'Codename: bookworm' 'Component: main' | sort -u | head -n1)
     [ -n "$mirror" ] || { echo "no apt source of Debian bookworm's main component" >&2; exit 1; }
-    mkdir -p "$work"/apt/{parts,lists/partial,cache/archives/partial}
-    for suite in "${suites[@]}"; do
-        printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nArchitectures: amd64\nSigned-By: %s\n\n' \
-            "$mirror" "$suite" /usr/share/keyrings/debian-archive-keyring.gpg
-    done >"$work/apt/parts/kernels.sources"
+    mkdir -p "$apt"/{parts,lists/partial,cache/archives/partial}
+    for suite in "$@"; do
+        printf 'Types: deb\nURIs: %s\nSuites: %s\nComponents: main\nArchitectures: %s\nSigned-By: %s\n\n' \
+            "$mirror" "$suite" "$architecture" /usr/share/keyrings/debian-archive-keyring.gpg
+    done >"$apt/parts/kernels.sources"
     with_lists apt-get update >/dev/null
 }
 
@@ -90,7 +93,7 @@ make_initrd() {
     local release=$1 kernel=$2 root=$work/root module name
     rm -rf "$root"
     mkdir -p "$root/bin" "$root/modules"
-    cp "$work/init" "$root/init"
+    cp "$work/init-$architecture" "$root/init"
     ln "$root/init" "$root/bin/alpha"
     ln "$root/init" "$root/bin/beta"
     if [ -d "$kernel/lib/modules/$release/kernel" ]; then
@@ -116,9 +119,9 @@ make_disk() {
     local release=$1 kernel=$2 disk=$3 root=$work/disk
     rm -rf "$root"
     mkdir -p "$root/boot" "$root/files"
-    "$work/init" "$root/files"
+    "$work/init-amd64" "$root/files"
     find "$kernel" -name 'vmlinuz*' -exec cp {} "$root/boot/vmlinuz-$release" \;
-    truncate -s 48M "$disk"
+    truncate -s 64M "$disk"
     mke2fs -q -t ext4 -b 4096 -d "$root" "$disk"
 }
 
@@ -138,34 +141,44 @@ fetch_makedumpfile() {
 }
 
 capture() {
-    local what=${1%%:*} how flavour=amd64 options=() release to kernel
+    local what=${1%%:*} how flavour=amd64 architecture=amd64 options=() release to kernel
     how=${1#"$what"}
     case $how in
     :cloud) flavour=cloud-amd64 ;;
     :large) options=(--machine q35 --memory 3328) ;;
     :la57) options=(--cpu max) ;;
+    :arm64)
+        flavour=arm64 architecture=arm64
+        options=(--qemu qemu-system-aarch64 --machine virt --cpu cortex-a72 --console ttyAMA0 --memory 384)
+        ;;
     "") ;;
-    *) echo "$1: neither :cloud nor :large nor :la57" >&2; exit 2 ;;
+    *) echo "$1: none of :cloud, :large, :la57 and :arm64" >&2; exit 2 ;;
     esac
     release=$(release_of "$what" "$flavour")
     [ -n "$release" ] || { echo "$what: no such kernel" >&2; exit 1; }
     kernel=$work/kernels/$release
     [ -d "$kernel" ] || fetch_kernel "$release" "$kernel"
-    to=$out/$release${how//:/-}; to=${to%-cloud}
+    case $how in
+    :large | :la57) to=$out/$release-${how#:} ;;
+    *) to=$out/$release ;; # the release says it
+    esac
     mkdir -p "$to"
     make_initrd "$release" "$kernel" >"$work/initrd"
     make_disk "$release" "$kernel" "$work/disk.img"
     "$here/capture.py" "$to" --kernel "$(find "$kernel" -name 'vmlinuz*')" --initrd "$work/initrd" --disk "$work/disk.img" \
         ${options[@]+"${options[@]}"}
     mv "$work/disk.img" "$to/disk"
-    "$here/count.py" "$to" "${makedumpfile[@]}"
+    [ "$architecture" != amd64 ] || "$here/count.py" "$to" "${makedumpfile[@]}"
 }
 
 install_programs
-fetch_lists
+architecture=arm64 fetch_lists "${suites_arm64[@]}"
+architecture=amd64
+fetch_lists "${suites[@]}"
 mkdir -p "$work/kernels"
 fetch_makedumpfile
-gcc -std=gnu11 -O2 -Wall -static -o "$work/init" "$here/init.c"
+gcc -std=gnu11 -O2 -Wall -static -o "$work/init-amd64" "$here/init.c"
+aarch64-linux-gnu-gcc -std=gnu11 -O2 -Wall -static -o "$work/init-arm64" "$here/init.c"
 [ $# -gt 0 ] || set -- "${ci[@]}"
 [ "$*" != all ] || set -- "${ci[@]}" "${others[@]}"
 for what in "$@"; do

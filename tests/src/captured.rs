@@ -124,6 +124,11 @@ impl Captured {
         rest.unwrap_or_else(|| panic!("{}: the guest does not say its {word}", self.name)).trim()
     }
 
+    /// Whether its processor is a 64-bit ARM.
+    pub fn is_arm(&self) -> bool {
+        self.said("release").ends_with("-arm64")
+    }
+
     /// What makedumpfile counted.
     ///
     /// # Errors

@@ -161,7 +161,8 @@ fn check_filled(captured: &Captured, guest: &Guest, left: &Left, wrong: &mut Wro
         wrong.check(odd.is_empty(), || {
             format!("{name}: {} pages are {}", odd.len(), guest.class(*odd[0]).name())
         });
-        let Some(program) = program else { continue };
+        // Processes are found by page tables of x86-64.
+        let Some(program) = program.filter(|_| !captured.is_arm()) else { continue };
         let strange = pages.iter().filter(|&&page| {
             let owner = guest.owner(page).and_then(|owner| guest.spaces()[owner].name.as_deref());
             // A mapped file is at an address that the test knows, and has offsets written in it.
@@ -190,12 +191,15 @@ fn kernels_are_read_as_they_read_themselves() {
         let ours = counts(&guest);
         println!("{}: {} pages, {:?}", captured.name, image.page_count(), tally(&guest));
         println!("  engine      {ours:?}");
-        match captured.counts() {
-            Ok(theirs) => {
+        match (!captured.is_arm()).then(|| captured.counts()) {
+            None => {
+                println!("  makedumpfile WAS NOT ASKED on arm64, only the kernel's own flags are compared")
+            }
+            Some(Ok(theirs)) => {
                 println!("  makedumpfile {theirs:?}");
                 wrong.check(ours == theirs, || format!("{ours:?}, makedumpfile {theirs:?}"));
             }
-            Err(why) => {
+            Some(Err(why)) => {
                 println!("  makedumpfile DOES NOT KNOW THIS KERNEL, only its own flags are compared: {why}");
                 wrong.check(version(release) > (6, 12), || "makedumpfile does not know it".into());
             }
@@ -277,6 +281,11 @@ fn guests_come_back_with_their_disks_and_kernels() {
             );
             let pages =
                 |kind: &str| packed.references.iter().find(|found| found.0 == kind).map(|found| found.1);
+            // A kernel for ARM is not compressed: its pages are blocks of the disk.
+            if captured.is_arm() {
+                assert!(pages("disk").is_some_and(|pages| pages > 2600), "{name}: {:?}", packed.references);
+                continue;
+            }
             assert!(pages("kernel").is_some_and(|pages| pages > 2000), "{name}: {:?}", packed.references);
             assert!(packed.stream.len() < without - 5_000_000, "{name}: little for its kernel");
             let files = if captured.said("disk") == "none" { 0 } else { 600 };

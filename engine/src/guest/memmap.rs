@@ -530,3 +530,99 @@ impl<'a, S: PageSource + ?Sized> Reader<'a, S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::physical::FrameMap;
+    use super::*;
+
+    /// What kernels say of their pages, by release: lines of Debian's real ones, and for 6.4 and 6.6 what Linux' documentation
+    /// says that they have.
+    const NOTES: [(&str, &str); 5] = [
+        (
+            "5.10.0-32-amd64",
+            "NUMBER(PG_lru)=4 NUMBER(PG_private)=13 NUMBER(PG_swapbacked)=19 NUMBER(PG_slab)=9 \
+            NUMBER(PG_head_mask)=65536 NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129 \
+            NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257 NUMBER(HUGETLB_PAGE_DTOR)=2 OFFSET(page.compound_dtor)=16",
+        ),
+        (
+            "6.1.0-50-amd64",
+            "NUMBER(PG_lru)=4 NUMBER(PG_private)=13 NUMBER(PG_swapbacked)=19 NUMBER(PG_slab)=9 \
+            NUMBER(PG_head_mask)=65536 NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129 \
+            NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257 NUMBER(HUGETLB_PAGE_DTOR)=2 OFFSET(page.compound_dtor)=16",
+        ),
+        (
+            "6.4.0",
+            "NUMBER(PG_lru)=4 NUMBER(PG_private)=13 NUMBER(PG_swapbacked)=19 NUMBER(PG_slab)=9 \
+            NUMBER(PG_head_mask)=65536 NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129 \
+            NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257 NUMBER(HUGETLB_PAGE_DTOR)=2 OFFSET(folio._folio_dtor)=80",
+        ),
+        (
+            "6.6.0",
+            "NUMBER(PG_lru)=5 NUMBER(PG_private)=15 NUMBER(PG_swapbacked)=19 NUMBER(PG_slab)=11 \
+            NUMBER(PG_head_mask)=64 NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-129 \
+            NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-257 NUMBER(PG_hugetlb)=8",
+        ),
+        (
+            "6.12.117+deb13-amd64",
+            "NUMBER(PG_lru)=5 NUMBER(PG_private)=14 NUMBER(PG_swapbacked)=17 NUMBER(PG_head_mask)=64 \
+            NUMBER(PAGE_BUDDY_MAPCOUNT_VALUE)=-268435456 NUMBER(PAGE_OFFLINE_MAPCOUNT_VALUE)=-251658240 \
+            NUMBER(PAGE_SLAB_MAPCOUNT_VALUE)=-184549376 NUMBER(PAGE_HUGETLB_MAPCOUNT_VALUE)=-201326592",
+        ),
+    ];
+
+    fn numbers(place: usize) -> Numbers {
+        let (release, lines) = NOTES[place];
+        let text = format!("OSRELEASE={release}\nSIZE(page)=64\nLENGTH(zone.free_area)=11\n{lines}");
+        let mut page = [0; PAGE_SIZE];
+        let text = text.split_whitespace().collect::<Vec<_>>().join("\n");
+        page[..text.len()].copy_from_slice(text.as_bytes());
+        let frames = &FrameMap::guesses(1)[0];
+        let info = VmcoreInfo::read(Physical { source: &page[..], frames }, 0).unwrap();
+        Numbers::new(&info).unwrap()
+    }
+
+    fn class(numbers: &Numbers, flags: u64, mapping: u64, kind: u32) -> GuestClass {
+        numbers.class(&PageStruct { flags, count: 1, mapping, kind, private: 0, compound: 0 })
+    }
+
+    #[test]
+    fn page_types_are_read_as_each_release_writes_them() {
+        // The words of a free page, one of a page table, a slab and a page without a type.
+        let untyped = u32::MAX;
+        let old = [0xffff_ff7f, 0xffff_fbff, untyped, untyped];
+        let middle = [0xffff_ff7f, 0xffff_fdff, untyped, untyped];
+        let new = [0xf000_0000, 0xf200_0001, 0xf500_1234, untyped];
+        let words = [(0, old), (1, middle), (2, middle), (3, middle), (4, new)];
+        for (place, [free, table, slab, untyped]) in words {
+            let (release, numbers) = (NOTES[place].0, numbers(place));
+            let slab_flag = numbers.slab_flag.map_or(0, |bit| 1 << bit);
+            assert_eq!(class(&numbers, 0, 0, free), GuestClass::Free, "{release}");
+            assert_eq!(class(&numbers, 0, 0, table), GuestClass::PageTable, "{release}");
+            // What a slab keeps in these members may look like anything.
+            assert_eq!(class(&numbers, slab_flag, 1, slab), GuestClass::Slab, "{release}");
+            assert_eq!(class(&numbers, 0, 0, untyped), GuestClass::Kernel, "{release}");
+            assert_eq!(class(&numbers, 0, 0, 0), GuestClass::Kernel, "{release}: mapped once");
+            assert_eq!(class(&numbers, 1 << numbers.lru, 1, 0), GuestClass::Anonymous, "{release}");
+            assert_eq!(class(&numbers, 1 << numbers.lru, 8, untyped), GuestClass::File, "{release}");
+            let shmem = 1 << numbers.lru | 1 << numbers.swapbacked;
+            assert_eq!(class(&numbers, shmem, 8, untyped), GuestClass::Shmem, "{release}");
+            let reserved = 1 << numbers.reserved.unwrap();
+            assert_eq!(class(&numbers, reserved, 0, untyped), GuestClass::Reserved, "{release}");
+        }
+        // The bit of page tables was another type's before 5.11.
+        assert_eq!(class(&numbers(0), 0, 0, 0xffff_fdff), GuestClass::Kernel);
+    }
+
+    #[test]
+    fn huge_pages_are_told_as_each_release_tells_them() {
+        let destructor = HugeTlb::Destructor { offset: 80, value: 2 };
+        let kinds = [destructor, destructor, destructor, HugeTlb::SecondFlag(8), HugeTlb::Type(0xf400_0000)];
+        for (place, kind) in kinds.into_iter().enumerate() {
+            let numbers = numbers(place);
+            assert_eq!(numbers.hugetlb, kind, "{}", NOTES[place].0);
+            assert_eq!(numbers.head, Some(if place < 3 { 16 } else { 6 }), "{}", NOTES[place].0);
+        }
+        assert_eq!(class(&numbers(4), 1 << 6, 1, 0xf400_0000), GuestClass::HugeTlb);
+    }
+}

@@ -34,6 +34,8 @@ pub(crate) struct FrameMap {
 /// those that leave a hole of 1 GiB (Cloud Hypervisor, Firecracker), in frames.
 const LOW_MEMORY: [u64; 3] = [2 << 18, 3 << 18, 7 << 17];
 const FOUR_GIB: u64 = 4 << 18;
+/// Where memory starts on 64-bit ARM: QEMU's virt and Cloud Hypervisor, then Firecracker, in frames.
+const ARM_STARTS: [u64; 2] = [1 << 18, 2 << 18];
 
 impl FrameMap {
     fn new(mut pieces: Vec<Piece>) -> Self {
@@ -53,17 +55,17 @@ impl FrameMap {
         (!pieces.is_empty()).then(|| Self::new(pieces))
     }
 
-    /// The ways in which `pages` pages of RAM without addresses may lie in the guest: all from 0 on, or with a hole
-    /// below 4 GiB. Which of them it is, is for the caller to try.
+    /// The ways in which `pages` pages of RAM without addresses may lie in the guest: all from 0 on, with a hole
+    /// below 4 GiB, or from where ARM machines have it. Which of them it is, is for the caller to try.
     pub(crate) fn guesses(pages: u64) -> Vec<Self> {
-        let flat = Self::new(vec![Piece { frame: 0, page: 0, pages }]);
+        let from = |frame| Self::new(vec![Piece { frame, page: 0, pages }]);
         let split = LOW_MEMORY.iter().filter(|&&low| low < pages).map(|&low| {
             Self::new(vec![
                 Piece { frame: 0, page: 0, pages: low },
                 Piece { frame: FOUR_GIB, page: low, pages: pages - low },
             ])
         });
-        std::iter::once(flat).chain(split).collect()
+        std::iter::once(from(0)).chain(split).chain(ARM_STARTS.map(from)).collect()
     }
 
     /// The page that holds a frame.
@@ -147,10 +149,12 @@ mod tests {
 
     #[test]
     fn small_memory_has_no_hole_and_large_memory_may() {
-        assert_eq!(FrameMap::guesses(1 << 18).len(), 1);
+        let holes = |pages| FrameMap::guesses(pages).iter().filter(|map| map.pieces().len() == 2).count();
+        assert_eq!((holes(1 << 18), holes(8 << 18)), (0, 3));
         let guesses = FrameMap::guesses(8 << 18);
-        assert_eq!(guesses.len(), 4);
+        assert_eq!(guesses[0].page_of(7), Some(7));
         assert_eq!(guesses[2].page_of(FOUR_GIB), Some(3 << 18));
+        assert_eq!(guesses[4].page_of(1 << 18), Some(0));
     }
 
     #[test]
