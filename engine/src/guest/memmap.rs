@@ -536,8 +536,8 @@ mod tests {
     use super::super::physical::FrameMap;
     use super::*;
 
-    /// What kernels say of their pages, by release: lines of Debian's real ones, and for 6.4 and 6.6 what Linux' documentation
-    /// says that they have.
+    /// Lines that notes of these releases have, put together from Linux' documentation. Real notes are read by
+    /// `tests/tests/kernels.rs`, but none of a release from 6.2 to 6.11.
     const NOTES: [(&str, &str); 5] = [
         (
             "5.10.0-32-amd64",
