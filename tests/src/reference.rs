@@ -52,7 +52,7 @@ pub type Page = [u8; PAGE];
 pub enum Rules {
     /// A file stream, as `mig pack` writes it: round 0, and each page once, in order or as one that was left for later.
     File,
-    /// Any stream: rounds, page sets of many ranges, pages that come again.
+    /// A session: rounds, page sets of many ranges, pages that come again, pieces, no index.
     Any,
 }
 
