@@ -273,7 +273,7 @@ fn exit_codes() {
         (2, ""),
         (2, "pack mem.raw"),
         (2, "pack mem.raw -o x -e turbo"),
-        (2, "pack mem.raw -o x -e dense"),
+        (2, "pack mem.raw -o x -e densest"),
         (2, "pack mem.raw -o x -t 0"),
         (2, "pack mem.raw -o x --gpu require --gpu-adapter no-such-adapter"),
         (2, "pack mem.raw -o x --gpu sometimes"),

@@ -138,7 +138,9 @@ fn mig_round_trips_into_files_and_memory() {
         }
     }
     // Harder is smaller, and a disk helps.
-    assert!(sizes[2] < sizes[1] && sizes[1] < sizes[0] && sizes[0] < sizes[3], "{sizes:?}");
+    let (with, without) = sizes.split_at(Effort::AVAILABLE.len());
+    let falls = |sizes: &[u64]| sizes.is_sorted_by(|low, high| low > high);
+    assert!(falls(with) && falls(without) && with[0] < without[0], "{sizes:?}");
 }
 
 #[test]

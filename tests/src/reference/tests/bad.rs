@@ -279,7 +279,7 @@ fn blocks() {
         (&[0, 1, 1, 1, 0, 0x80, 0x20], &[&raw[..], &[0]].concat(), "data part"),
         (&[0, 1, 1, 1, 0, 0x80, 0x20, 0], &raw, "block meta part"),
         (&[0, 1, 1, 1, 1, 0x80, 0x20], &raw, "codec: 1 is not"),
-        (&[0, 1, 1, 1, 3, 0x80, 0x20], &raw, "codec: 3 is not"),
+        (&[0, 1, 1, 1, 4, 0x80, 0x20], &raw, "codec: 4 is not"),
         (&[1, 2, 0x80, 0x20], &raw, "codec: 2 is not"),
         (&[0, 0x81, 0x80, 4], &raw, "groups"),
         (&[2, 0, 9, 1, 1, 1, 0, 0x80, 0x20], &data, "checks: raw_len"),
