@@ -572,9 +572,16 @@ fn threads_do_not_show() {
 fn demo_compares_and_verifies() {
     let folder = Folder::empty();
     let ran = folder.run("demo -t 2").code(0);
-    for word in
-        ["gzip -6", "zstd -3", "mig store", "mig fast", "mig balanced", "everything unpacked and compared"]
-    {
+    for word in [
+        "gzip -6",
+        "zstd -3",
+        "mig store",
+        "mig fast",
+        "mig balanced",
+        "everything unpacked and compared",
+        "mig send, disk and older snapshot",
+        "2,048 verified and in place",
+    ] {
         assert!(ran.text().contains(word), "{word}: {}", ran.text());
     }
     assert!(folder.names().is_empty());

@@ -7,7 +7,7 @@
 # has; or a version such as 6.17: the highest release of it. With :cloud behind it, the cloud flavour; with :large, in a guest
 # whose memory is split around 4 GiB; with :la57, on a CPU with five levels of page tables; with :arm64, the one for 64-bit ARM,
 # which makedumpfile for other machines does not read. Without any, what CI runs; `all` is
-# every version that can be had. In OUT there will be a folder for each guest, with its memory and its disk.
+# every version that can be had. In OUT there will be a folder for each guest, with its memory, its disk and its kernel.
 #
 # As root, without input, on Debian 12 with apt sources for bookworm: packages come from the mirror that those name, with lists in
 # OUT/.work and not in the system's. Installs what it needs. Afterwards makedumpfile counts the pages of each guest.
@@ -168,6 +168,7 @@ capture() {
     "$here/capture.py" "$to" --kernel "$(find "$kernel" -name 'vmlinuz*')" --initrd "$work/initrd" --disk "$work/disk.img" \
         ${options[@]+"${options[@]}"}
     mv "$work/disk.img" "$to/disk"
+    find "$kernel" -name 'vmlinuz*' -exec cp {} "$to/vmlinuz" \;
     [ "$architecture" != amd64 ] || "$here/count.py" "$to" "${makedumpfile[@]}"
 }
 

@@ -361,7 +361,7 @@ pub(crate) struct KeysArgs {
     pub(crate) days: u32,
 }
 
-/// Pack and unpack real desktop memory that this program carries, beside gzip and zstd
+/// Migrate real desktop memory that this program carries to another process, and pack it, beside gzip and zstd
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     #[command(flatten)]

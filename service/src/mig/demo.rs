@@ -1,8 +1,8 @@
 //! `mig demo`: the main job on real memory, in a few seconds and without any files of yours.
 //!
 //! The program carries 8 MiB cut from a real desktop VM (Debian, XFCE, Firefox, LibreOffice in use), the same pages
-//! ten minutes earlier, and the blocks of its disk that those pages equal. Each way of packing is undone and
-//! compared before its line is printed.
+//! ten minutes earlier, and the blocks of its disk that those pages equal. It migrates to another process, and is packed
+//! into memory; whatever arrives or is unpacked is compared before its line is printed.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,6 +21,8 @@ use mig_service::output::print;
 use mig_service::references::resolve;
 
 use crate::cli::DemoArgs;
+use crate::demo_migrate::Hosts;
+use crate::migrate::table;
 use crate::pack::kinds_table;
 use crate::run::{Run, threads};
 
@@ -64,7 +66,11 @@ pub(crate) fn run(args: &DemoArgs, run: &Run) -> Result<()> {
     }
     let references = [disk.as_path(), older.as_path()];
     lines.push(mig(&memory, &references, Effort::Balanced, threads, folder.path(), run, &plain)?.0);
-    let mut text = format!("  {:<44} {:>10} {:>9} {:>11} {:>11}\n", "", "bytes", "of gzip", "pack", "unpack");
+    migrations(&lines[..3], &memory, &references, &Hosts::new(folder.path(), threads)?, run, &plain)?;
+    let mut text = format!(
+        "packed into memory, and unpacked:\n  {:<44} {:>10} {:>9} {:>11} {:>11}\n",
+        "", "bytes", "of gzip", "pack", "unpack"
+    );
     let gzip = lines[0].bytes;
     for line in &lines {
         text += &format!(
@@ -80,6 +86,48 @@ pub(crate) fn run(args: &DemoArgs, run: &Run) -> Result<()> {
     text += &kinds_table(&stats.unwrap_or_default(), true);
     text += "\nSpeeds are of this small sample, start-up of threads and tables included; \
              whole guests: mig pack, mig-bench.\n";
+    print(&text)
+}
+
+/// A rate to compare by: 100 Mbit/s.
+const LINK: u64 = 100_000_000 / 8;
+
+/// Migrates to another process, with the disk at both ends, and with the older snapshot, too.
+fn migrations(
+    peers: &[Line],
+    memory: &Path,
+    references: &[&Path],
+    hosts: &Hosts<'_>,
+    run: &Run,
+    plain: &[u8],
+) -> Result<()> {
+    let mut text =
+        String::from("migrated to another process, over TLS on loopback, verified and compared there:\n");
+    text +=
+        &format!("  {:<44} {:>10} {:>9} {:>11} {:>16}\n", "", "bytes", "of gzip", "time", "at 100 Mbit/s");
+    let mut line = |name: &str, bytes: u64, time: Duration| {
+        let link = Duration::from_secs_f64(bytes as f64 / LINK as f64);
+        text += &format!(
+            "  {name:<44} {:>10} {:>9} {:>11} {:>16}\n",
+            human::count(bytes),
+            human::percent(bytes, peers[0].bytes),
+            human::seconds(time),
+            human::seconds(link),
+        );
+    };
+    for peer in peers {
+        line(&peer.name, peer.bytes, peer.pack + peer.unpack);
+    }
+    let mut first = None;
+    for (count, name) in [(1, "mig send, both have the disk"), (2, "mig send, disk and older snapshot")] {
+        let sent = hosts.migrate(memory, &references[..count], run, plain)?;
+        line(name, sent.wire_bytes, Duration::from_secs_f64(sent.seconds));
+        first.get_or_insert(sent);
+    }
+    text += "\nwhat was sent when both have the disk:\n";
+    text += &first.as_ref().map(table).unwrap_or_default();
+    text += "\nTime: from the first connection to the word that the file is verified, on disk and in place; for gzip and zstd\n\
+             compressing and decompressing alone. The last column is what the bytes alone take on such a link.\n\n";
     print(&text)
 }
 

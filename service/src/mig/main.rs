@@ -6,6 +6,7 @@
 
 mod cli;
 mod demo;
+mod demo_migrate;
 mod devices;
 mod exit;
 mod explain;

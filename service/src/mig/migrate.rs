@@ -134,7 +134,7 @@ impl Show {
 }
 
 /// What a migration came to.
-fn table(summary: &Summary) -> String {
+pub(crate) fn table(summary: &Summary) -> String {
     let total = summary.pages;
     let mut text = String::new();
     let mut line = |name: &str, pages: u64, bytes: Option<u64>| {

@@ -39,6 +39,9 @@ struct State<'f> {
     backlog: u64,
     next: u64,
     sent: Sent,
+    /// Frames that were taken, and of those the ones of which a connection has had something: sequences below these.
+    taken: u64,
+    begun: u64,
     /// Nothing more is given out.
     closed: bool,
 }
@@ -82,6 +85,8 @@ pub struct Sent {
     pub held: u64,
     /// All frames below this one are acknowledged.
     pub next: u64,
+    /// Of the last frame, at least a part was given to a connection, so that the receiver may have all of it.
+    pub last_is_out: bool,
 }
 
 impl<'f> Ticket<'f> {
@@ -116,6 +121,8 @@ impl<'f> Outbox<'f> {
             backlog: window,
             next: 0,
             sent: Sent::default(),
+            taken: 0,
+            begun: 0,
             closed: false,
         };
         Outbox { state: Mutex::new(state), changed: Condvar::new(), window }
@@ -263,7 +270,8 @@ impl<'f> Outbox<'f> {
     /// What went out so far.
     pub fn sent(&self) -> Sent {
         let state = self.lock();
-        Sent { queued: state.queued, held: state.held, next: state.next, ..state.sent }
+        let last_is_out = state.begun == state.taken;
+        Sent { queued: state.queued, held: state.held, next: state.next, last_is_out, ..state.sent }
     }
 
     /// Ends it: whoever waits stops waiting.
@@ -286,6 +294,7 @@ impl<'f> State<'f> {
         let held =
             Held { frame: Arc::new(frame), len: len as u32, attempt, segments: vec![Segment::Queued; count] };
         self.frames.insert(sequence, held);
+        self.taken = self.taken.max(sequence + 1);
         self.held += len;
         self.queued += len;
         if attempt == 0 {
@@ -337,6 +346,7 @@ impl<'f> State<'f> {
     fn ticket(&mut self, sequence: u64, index: usize, connection: u32) -> Option<Ticket<'f>> {
         let held = self.frames.get_mut(&sequence)?;
         *held.segments.get_mut(index)? = Segment::With(connection, Instant::now());
+        self.begun = self.begun.max(sequence + 1);
         let offset = (index * SEGMENT) as u32;
         let head = SegmentHead { sequence, frame_len: held.len, offset, attempt: held.attempt };
         Some(Ticket { frame: held.frame.clone(), head })

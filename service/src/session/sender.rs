@@ -58,8 +58,10 @@ pub struct Sender<'f> {
     outbox: Outbox<'f>,
     link: Link,
     cancel: Cancel,
+    /// How it ended, until somebody has waited for it.
     end: Mutex<Option<Result<Complete, WireError>>>,
     ended: Condvar,
+    over: AtomicBool,
     again: Mutex<u32>,
     /// What to tell the receiver before the end.
     last_words: Mutex<Option<Message>>,
@@ -151,6 +153,7 @@ impl<'f> Sender<'f> {
             cancel,
             end: Mutex::default(),
             ended: Condvar::new(),
+            over: AtomicBool::new(false),
             again: Mutex::new(0),
             last_words: Mutex::default(),
         }
@@ -193,8 +196,14 @@ impl<'f> Sender<'f> {
         self.finish(Err(WireError::Failed { code, message: message.to_owned() }));
     }
 
+    /// The first end counts.
     fn finish(&self, end: Result<Complete, WireError>) {
-        lock(&self.end).get_or_insert(end);
+        {
+            let mut first = lock(&self.end);
+            if !self.over.swap(true, Ordering::SeqCst) {
+                *first = Some(end);
+            }
+        }
         self.outbox.close();
         self.ended.notify_all();
     }
@@ -208,10 +217,10 @@ impl<'f> Sender<'f> {
 
     /// Whether it has ended.
     pub fn is_over(&self) -> bool {
-        lock(&self.end).is_some()
+        self.over.load(Ordering::SeqCst)
     }
 
-    /// Waits for the end.
+    /// Waits for the end; once.
     ///
     /// # Errors
     ///
@@ -307,6 +316,7 @@ impl<'f> Sender<'f> {
 
     /// Hears what the receiver says, until the end or until the connection breaks.
     fn hear(&self, control: &Channel, recode: Recode<'_, 'f>, watch: &dyn Watch) -> Result<(), WireError> {
+        let (mut arrived, mut since) = ((0, 0), Instant::now());
         loop {
             let message = control.receive(self.limits.silence, "listening to the receiver")?;
             match message.kind {
@@ -314,6 +324,17 @@ impl<'f> Sender<'f> {
                     let meter = Meter::read(&message.body)?;
                     self.outbox.acknowledge(meter.next);
                     self.link.meter(meter, &self.outbox);
+                    // It speaks, but what is sent does not get there, over no connection.
+                    let now = (meter.next, meter.received);
+                    if now != arrived || meter.waiting > 0 || self.outbox.is_empty() {
+                        (arrived, since) = (now, Instant::now());
+                    } else if since.elapsed() > self.limits.silence + self.limits.retry {
+                        let limit = self.limits.silence + self.limits.retry;
+                        let error = WireError::TimedOut { what: "sending: no data arrives", limit };
+                        let words = Refusal::new(Code::Timeout, error.to_string());
+                        lock(&self.last_words).get_or_insert(Message::json(Kind::Fail, &words));
+                        self.finish(Err(error));
+                    }
                 }
                 Kind::Alive => {}
                 Kind::Again => {
@@ -424,7 +445,7 @@ impl<'f> Sender<'f> {
         let mut backoff = BACKOFF[0];
         let mut last = why;
         loop {
-            if self.cancel.is_cancelled() {
+            if self.cancel.is_cancelled() || self.is_over() {
                 return Err(WireError::Cancelled);
             }
             if Instant::now() >= until {
@@ -439,7 +460,10 @@ impl<'f> Sender<'f> {
                 Err(error) if error.is_broken_link() => last = error,
                 Err(error) => return Err(error),
             }
-            thread::sleep(backoff.min(until.saturating_duration_since(Instant::now())));
+            let next = (Instant::now() + backoff).min(until);
+            while Instant::now() < next && !self.cancel.is_cancelled() && !self.is_over() {
+                thread::sleep(TICK.min(next.saturating_duration_since(Instant::now())));
+            }
             backoff = (backoff * 2).min(BACKOFF[1]);
         }
     }

@@ -136,7 +136,11 @@ fn send<'f>(
         coded.map_err(Failed::Here)?;
         match outcome {
             Ok(complete) => Ok(summary(&account, &sender, start, complete)),
-            Err(error) if error.is_broken_link() && ended.load(Ordering::Relaxed) => {
+            Err(error)
+                if error.is_broken_link()
+                    && ended.load(Ordering::Relaxed)
+                    && sender.outbox().sent().last_is_out =>
+            {
                 Err(Failed::Unconfirmed(error))
             }
             Err(error) => Err(Failed::Wire(error)),

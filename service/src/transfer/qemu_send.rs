@@ -294,7 +294,7 @@ fn finish(
         (Ok(complete), Ok(memory)) => {
             Ok((super::image_send::summary(account, sender, start, complete), memory))
         }
-        (Err(error), _) if error.is_broken_link() && sent_all => {
+        (Err(error), _) if error.is_broken_link() && sent_all && sender.outbox().sent().last_is_out => {
             let text = format!(
                 "all was sent, but the destination did not confirm it: look there whether the guest runs, \
                  before it is continued here ({error})"

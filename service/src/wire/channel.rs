@@ -435,7 +435,8 @@ impl Drop for Channel {
 fn explain(error: &rustls::Error) -> String {
     use rustls::{AlertDescription, CertificateError, Error};
     let advice = match error {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        // Another CA of the same name, as two runs of `mig keys` make them, gives a bad signature.
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "its certificate is not signed by the CA that this host trusts"
         }
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
@@ -448,7 +449,7 @@ fn explain(error: &rustls::Error) -> String {
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "its certificate is for another host (--peer NAME says which name to expect)",
         Error::NoCertificatesPresented => "it shows no certificate",
-        Error::AlertReceived(AlertDescription::UnknownCA) => {
+        Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
             "it does not trust this host's certificate: it is signed by another CA"
         }
         Error::AlertReceived(AlertDescription::CertificateExpired) => {

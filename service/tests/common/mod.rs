@@ -127,3 +127,8 @@ pub(crate) fn make_fifo(path: &Path) {
     let status = Command::new("mkfifo").arg(path).status().expect("mkfifo is a standard program");
     assert!(status.success());
 }
+
+/// Whether a test must not be left out for want of something: `MIG_REQUIRE` is a list of names.
+pub(crate) fn requires(what: &str) -> bool {
+    std::env::var("MIG_REQUIRE").unwrap_or_default().split(',').any(|name| name == what)
+}

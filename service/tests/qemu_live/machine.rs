@@ -4,15 +4,19 @@ use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::guest::Boot;
+use crate::net::bound;
 
 /// The slowest thing that a test waits for.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long all of it may take, on a machine that has other work, too.
+const ALL: Duration = Duration::from_secs(240);
 
 /// A QEMU without hardware acceleration. Ends with this value.
 pub(crate) struct Machine {
@@ -27,7 +31,7 @@ impl Machine {
     pub(crate) fn start(folder: &Path, name: &str, boot: &Boot, incoming: Option<&Path>) -> Self {
         let at = |ending: &str| folder.join(format!("{name}.{ending}"));
         let (serial, qmp) = (at("serial"), at("qmp"));
-        let mut command = Command::new("qemu-system-x86_64");
+        let mut command = bound("qemu-system-x86_64");
         command.args(["-accel", "tcg", "-machine", "pc", "-cpu", "max", "-smp", "1", "-m", "128"]);
         command.args(["-nodefaults", "-no-user-config", "-display", "none"]);
         command.arg("-serial").arg(format!("file:{}", serial.display()));
@@ -35,11 +39,18 @@ impl Machine {
         command.arg("-kernel").arg(&boot.kernel).arg("-initrd").arg(&boot.initrd);
         command.args(["-append", "console=ttyS0 quiet panic=-1 rdinit=/init"]);
         if let Some(path) = incoming {
+            // Stopped when it has arrived, so that its memory can be compared.
+            command.arg("-S");
             command.arg("-incoming").arg(format!("unix:{}", path.display()));
         }
         command.stdin(Stdio::null()).stderr(fs::File::create(at("messages")).expect("room for messages"));
-        let process = command.spawn().expect("QEMU can be run");
-        let socket = wait_for("QEMU's control socket", || UnixStream::connect(&qmp).ok());
+        let mut process = command.spawn().expect("QEMU can be run");
+        let socket = wait_for("QEMU's control socket", || {
+            let ended = process.try_wait().expect("it can be waited for");
+            let messages = || fs::read_to_string(at("messages")).unwrap_or_default();
+            assert!(ended.is_none(), "{name}: QEMU does not start: {}", messages());
+            UnixStream::connect(&qmp).ok()
+        });
         socket.set_read_timeout(Some(PATIENCE)).expect("a socket has a time limit");
         let mut machine = Machine { process, qmp: BufReader::new(socket), serial, name: name.into() };
         machine.line();
@@ -78,6 +89,15 @@ impl Machine {
         state["status"].as_str().expect("a state").to_owned()
     }
 
+    /// All of its memory.
+    pub(crate) fn memory(&mut self) -> Vec<u8> {
+        let path = self.serial.with_extension("memory");
+        self.ask("pmemsave", json!({ "val": 0, "size": 128 << 20, "filename": path }));
+        let memory = fs::read(&path).expect("QEMU writes it");
+        fs::remove_file(&path).expect("it is there");
+        memory
+    }
+
     /// Starts to migrate to a socket.
     pub(crate) fn migrate(&mut self, to: &Path, return_path: bool) {
         let capability = json!({ "capability": "return-path", "state": return_path });
@@ -112,10 +132,11 @@ impl Drop for Machine {
     }
 }
 
-/// Looks until there is something.
+/// Looks until there is something; fails when it takes too long, or everything together does.
 #[track_caller]
 pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
+    static START: OnceLock<Instant> = OnceLock::new();
+    let until = (Instant::now() + PATIENCE).min(*START.get_or_init(Instant::now) + ALL);
     loop {
         if let Some(found) = look() {
             return found;

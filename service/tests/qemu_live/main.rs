@@ -1,6 +1,6 @@
 //! A running guest of real, unmodified QEMUs goes to another host and comes back, through `mig`, over a slow cable.
 //!
-//! Needs root, `ip` and `tc`, qemu-system-x86 and a kernel for the guest (`MIG_GUEST_KERNEL`, or one in `/boot`). Where something
+//! Needs root, `ip` and `tc`, `setpriv`, qemu-system-x86 and a kernel for the guest (`MIG_GUEST_KERNEL`, or one in `/boot`). Where something
 //! is missing the test says so and passes, unless `MIG_REQUIRE` names `qemu-live`.
 
 #[path = "../common/mod.rs"]
@@ -34,6 +34,9 @@ fn missing() -> Option<&'static str> {
     let has = |program: &str| Command::new(program).arg("-version").output().is_ok();
     if !has("qemu-system-x86_64") {
         return Some("qemu-system-x86_64");
+    }
+    if !has("setpriv") {
+        return Some("setpriv");
     }
     if !Net::possible() {
         return Some("network namespaces, or the right to make them");
@@ -132,7 +135,18 @@ impl Hosts {
         send.ends_with(0);
         receive.ends_with(0);
         assert_eq!(machine.state(), "postmigrate");
-        wait_for("the guest to run there", || (there.state() == "running").then_some(()));
+        wait_for("the guest to be there", || (there.state() != "inmigrate").then_some(()));
+        let [old, new] = [machine.memory(), there.memory()];
+        let other: Vec<usize> = (0..old.len() / 4096)
+            .filter(|page| old[page * 4096..][..4096] != new[page * 4096..][..4096])
+            .collect();
+        assert!(
+            other.is_empty(),
+            "{trip}: {} pages are other: {:x?} …",
+            other.len(),
+            &other[..other.len().min(8)]
+        );
+        there.ask("cont", json!({}));
         (there, send)
     }
 }
@@ -163,11 +177,7 @@ fn wait_for_ticks(before: &str, machine: &Machine, more: u64) {
 #[test]
 fn a_running_guest_goes_to_another_host_and_comes_back() {
     if let Some(missing) = missing() {
-        let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
-        assert!(
-            !required.split(',').any(|name| name == "qemu-live"),
-            "MIG_REQUIRE names qemu-live: no {missing}"
-        );
+        assert!(!common::requires("qemu-live"), "MIG_REQUIRE names qemu-live: no {missing}");
         eprintln!("not tested here: no {missing}");
         return;
     }

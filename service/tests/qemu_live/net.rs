@@ -1,5 +1,6 @@
 //! Two hosts with a slow cable between them: network namespaces, a veth pair, `tc tbf`.
 
+use std::path::Path;
 use std::process::{Command, Output};
 
 /// The two ends' addresses.
@@ -20,6 +21,27 @@ fn must(command: &str) {
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// A program that is killed if this one is.
+pub(crate) fn bound(program: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--", program]);
+    command
+}
+
+/// Removes what tests left behind that were killed.
+fn remove_old() {
+    let Ok(list) = run("ip netns list") else { return };
+    for line in String::from_utf8_lossy(&list.stdout).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default();
+        let of = name.strip_prefix("mig-").and_then(|rest| rest.split_once('-'));
+        let Some((id, "a" | "b" | "try")) = of else { continue };
+        if id.parse::<u32>().is_ok() && !Path::new("/proc").join(id).exists() {
+            // Whoever ran at the same time has done so.
+            let _ = run(&format!("ip netns delete {name}"));
+        }
+    }
+}
+
 impl Net {
     /// Whether this machine and this user can have them.
     pub(crate) fn possible() -> bool {
@@ -30,6 +52,7 @@ impl Net {
 
     /// Two hosts; what each sends goes at most at this rate.
     pub(crate) fn new(rate: &str) -> Self {
+        remove_old();
         let id = std::process::id();
         let net = Net { names: ["a", "b"].map(|end| format!("mig-{id}-{end}")) };
         let [a, b] = &net.names;
@@ -47,7 +70,7 @@ impl Net {
 
     /// A program that runs on one of them.
     pub(crate) fn command(&self, end: usize, program: &str) -> Command {
-        let mut command = Command::new("ip");
+        let mut command = bound("ip");
         command.args(["netns", "exec", &self.names[end], program]);
         command
     }
