@@ -26,6 +26,7 @@ pub(crate) enum Command {
     Index(IndexArgs),
     Peak(PeakArgs),
     Sparse(SparseArgs),
+    #[cfg(feature = "gpu")]
     Gpu(GpuBenchArgs),
     #[command(hide = true)]
     PeakChild(PeakChildArgs),
@@ -155,6 +156,7 @@ fn gpu_modes() -> impl TypedValueParser<Value = GpuMode> {
 /// Measure what a GPU takes off the CPU, and what getting pages there costs
 ///
 /// The memory is synthetic: real desktop pages, repeated, with a few words of each changed.
+#[cfg(feature = "gpu")]
 #[derive(Debug, Args)]
 pub(crate) struct GpuBenchArgs {
     /// Size of the memory, to be larger than the caches; host memory of that size is needed once

@@ -11,6 +11,7 @@ mod contender;
 mod corpus;
 mod exit;
 mod goal;
+#[cfg(feature = "gpu")]
 mod gpu;
 mod human;
 mod index;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         Command::Index(args) => index::run(&args, &run),
         Command::Peak(args) => peak::run(&args, &run),
         Command::Sparse(args) => corpus::sparse::run(&args, &run),
+        #[cfg(feature = "gpu")]
         Command::Gpu(args) => gpu::run(&args, &run),
         Command::PeakChild(args) => peak::child::run(&args),
     };

@@ -49,6 +49,7 @@ impl Fixture {
 }
 
 /// On any adapter there is: of a software one only the answers count.
+#[cfg(feature = "gpu")]
 #[test]
 fn a_gpu_is_measured_and_what_it_gives_is_compared() {
     let fixture = Fixture::new();

@@ -25,6 +25,7 @@ use crate::report::{Report, Table};
 use crate::run::{Run, Steps};
 
 use kernels::KernelLine;
+#[cfg(feature = "gpu")]
 pub(crate) use pass::read_pass;
 use pass::{Operation, pass};
 

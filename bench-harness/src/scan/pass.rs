@@ -23,6 +23,7 @@ pub(super) enum Operation {
 }
 
 /// Reads all whole pages and does no more; gives the seconds, as [`pass`] does.
+#[cfg(feature = "gpu")]
 pub(crate) fn read_pass(level: Level, threads: usize, from: &[u8]) -> f64 {
     let share = (from.len() / PAGE_SIZE).div_ceil(threads).max(1) * PAGE_SIZE;
     let start = Instant::now();
