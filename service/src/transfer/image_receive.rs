@@ -81,7 +81,7 @@ impl ImageTarget {
                     session.finish(crate::session::Outcome::Failed(refusal.clone()));
                 }
                 // It stays where going on later makes sense.
-                if session.may_go_on_later() {
+                if session.may_go_on_later() && partial.is_begun() {
                     log::info!("{}: what was received is kept for another try", self.path.display());
                 } else {
                     partial.remove();

@@ -146,6 +146,11 @@ impl Partial {
         File::open(folder_of(&self.target))?.sync_all()
     }
 
+    /// Whether there can be something in it.
+    pub(super) fn is_begun(&self) -> bool {
+        self.file.metadata().is_ok_and(|metadata| metadata.len() > 0)
+    }
+
     /// Removes it.
     pub(super) fn remove(self) {
         for path in [&self.path, &self.head] {

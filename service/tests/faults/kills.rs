@@ -52,7 +52,11 @@ fn either_side_is_killed() {
             // It may have been done already.
             if receiver.event("done").is_none() {
                 let mut another = hosts.send(link.port, LIMITS);
-                another.ends_with(0);
+                // All may have arrived when it was killed: then the receiver ends well, and takes no other.
+                let code = another.code();
+                let late =
+                    ["(exists)", "(busy)", "connecting"].iter().any(|word| another.messages().contains(word));
+                assert!(code == 0 || late, "{}", another.messages());
             }
             receiver.ends_with(0);
         } else {

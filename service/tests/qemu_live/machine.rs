@@ -16,7 +16,7 @@ use crate::net::bound;
 /// The slowest thing that a test waits for.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long all of it may take, on a machine that has other work, too.
-const ALL: Duration = Duration::from_secs(240);
+const ALL: Duration = Duration::from_secs(300);
 
 /// A QEMU without hardware acceleration. Ends with this value.
 pub(crate) struct Machine {

@@ -44,6 +44,20 @@ fn missing() -> Option<&'static str> {
     guest::kernel().is_none().then_some("a kernel for the guest (MIG_GUEST_KERNEL)")
 }
 
+/// The source QEMU stopped with other memory than its stream has brought.
+///
+/// QEMU 7.2 without hardware acceleration does that now and then on a busy machine, also from one QEMU straight to another: a write
+/// of the guest's slips through while dirty pages are collected. What both of `mig` kept is compared all the same.
+#[derive(Debug)]
+#[allow(dead_code, reason = "for messages")]
+struct LostWrites {
+    trip: String,
+    pages: usize,
+}
+
+/// How often to begin anew when QEMU loses writes.
+const TRIES: u32 = 3;
+
 /// Two hosts with their keys, and a guest to be started.
 struct Hosts {
     folder: Folder,
@@ -128,7 +142,13 @@ impl Hosts {
     }
 
     /// Brings the guest of `machine` from host `source` to the other.
-    fn migrate(&self, machine: &mut Machine, source: usize, trip: &str, return_path: bool) -> (Machine, Mig) {
+    fn migrate(
+        &self,
+        machine: &mut Machine,
+        source: usize,
+        trip: &str,
+        return_path: bool,
+    ) -> Result<(Machine, Mig), LostWrites> {
         let (mut there, mut send, mut receive) = self.prepare(source, trip);
         machine.migrate(&self.path(&format!("{trip}-out")), return_path);
         machine.wait_for_migration("completed");
@@ -137,17 +157,15 @@ impl Hosts {
         assert_eq!(machine.state(), "postmigrate");
         wait_for("the guest to be there", || (there.state() != "inmigrate").then_some(()));
         let [old, new] = [machine.memory(), there.memory()];
-        let other: Vec<usize> = (0..old.len() / 4096)
-            .filter(|page| old[page * 4096..][..4096] != new[page * 4096..][..4096])
-            .collect();
-        assert!(
-            other.is_empty(),
-            "{trip}: {} pages are other: {:x?} …",
-            other.len(),
-            &other[..other.len().min(8)]
-        );
+        let kept = self.folder.read(&format!("{}.snapshot", ["a", "b"][1 - source]));
+        assert_same(&new, &kept[..new.len()], "the guest's memory, as the destination kept it");
+        let same = |page: &usize| old[page * 4096..][..4096] == new[page * 4096..][..4096];
+        let lost = (0..old.len() / 4096).filter(|page| !same(page)).count();
+        if lost > 0 {
+            return Err(LostWrites { trip: trip.to_owned(), pages: lost });
+        }
         there.ask("cont", json!({}));
-        (there, send)
+        Ok((there, send))
     }
 }
 
@@ -181,6 +199,16 @@ fn a_running_guest_goes_to_another_host_and_comes_back() {
         eprintln!("not tested here: no {missing}");
         return;
     }
+    for number in 1..=TRIES {
+        match there_and_back() {
+            Ok(()) => return,
+            Err(lost) => eprintln!("try {number}: {lost:?}"),
+        }
+    }
+    panic!("the memory at the destination was other than at the source in each of {TRIES} tries");
+}
+
+fn there_and_back() -> Result<(), LostWrites> {
     let folder = Folder::empty();
     folder.write("disk.raw", &data());
     folder.run(&format!("keys keys a={} b={}", ADDRESSES[0], ADDRESSES[1])).code(0);
@@ -193,7 +221,7 @@ fn a_running_guest_goes_to_another_host_and_comes_back() {
     cancelled(&hosts, &mut first);
     broken(&hosts, &mut first);
 
-    let (mut second, there) = hosts.migrate(&mut first, 0, "there", true);
+    let (mut second, there) = hosts.migrate(&mut first, 0, "there", true)?;
     let printed = first.printed();
     wait_for_ticks(&printed, &second, 3);
     let [a, b] = ["a", "b"].map(|host| hosts.folder.read(&format!("{host}.snapshot")));
@@ -201,7 +229,7 @@ fn a_running_guest_goes_to_another_host_and_comes_back() {
     let mut connected = there.event("connected").expect("it told of the connection");
     assert_eq!(connected["references"], json!(["disk.raw"]));
 
-    let (third, back) = hosts.migrate(&mut second, 1, "back", false);
+    let (third, back) = hosts.migrate(&mut second, 1, "back", false)?;
     let printed = printed + &second.printed();
     wait_for_ticks(&printed, &third, 3);
     connected = back.event("connected").expect("it told of the connection");
@@ -219,6 +247,7 @@ fn a_running_guest_goes_to_another_host_and_comes_back() {
     for socket in ["there-out", "back-out"] {
         assert!(!Path::new(&hosts.path(socket)).exists(), "{socket} is left behind");
     }
+    Ok(())
 }
 
 /// `migrate_cancel` in the middle.
