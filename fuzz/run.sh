@@ -15,7 +15,7 @@ seconds=${1:?seconds for each target}
 shift
 cd "$(dirname "$0")"
 toolchain=${MIG_FUZZ_TOOLCHAIN:-nightly}
-targets=${*:-decode decode_sealed decode_blocks session agree qemu image index disk reader guest roundtrip kernels}
+targets=${*:-decode decode_sealed decode_blocks session agree qemu image index disk reader guest roundtrip words kernels}
 
 if [ -z "${MIG_FUZZ_SKIP_BUILD:-}" ]; then
     cargo "+$toolchain" fuzz build --fuzz-dir .

@@ -17,7 +17,7 @@ pub enum Effort {
     Balanced = 2,
     /// Long matches, then the word coder: for 300 Mbit/s and below.
     Dense = 3,
-    /// The word coder at its most thorough, fifteen times slower to write and as fast to read: for links under 100 Mbit/s, and for files that
+    /// The word coder at its most thorough, some fifteen times slower to write and as fast to read: for links under 100 Mbit/s, and for files that
     /// are kept.
     Max = 4,
 }

@@ -63,10 +63,12 @@ impl Logit {
     }
 }
 
+/// How much each of several predictions counts, in 1/65536.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Weights<const N: usize>(pub(super) [i32; N]);
+pub(super) struct Weights<const N: usize>([i32; N]);
 
-pub(super) const RATE: u32 = 13;
+/// Weights move by the error times the logit, divided by two to this power.
+const RATE: u32 = 13;
 
 #[inline(always)]
 fn error(p: u32, bit: u32) -> i32 {
@@ -77,6 +79,7 @@ impl<const N: usize> Weights<N> {
     pub(super) const NEW: Self = Weights([(1 << 16) * 10 / 9 / N as i32; N]);
 
     #[inline(always)]
+    /// The probability of a 0.
     pub(super) fn predict(&self, logits: [Logit; N]) -> u32 {
         let mut dot = 0i32;
         for (weight, logit) in self.0.iter().zip(logits) {
@@ -86,6 +89,7 @@ impl<const N: usize> Weights<N> {
     }
 
     #[inline(always)]
+    /// A bit, from which the logits and weights learn.
     pub(super) fn bit(&mut self, coder: &mut impl Coder, logits: [&mut Logit; N], bit: u32) -> u32 {
         let seen: [Logit; N] = std::array::from_fn(|i| *logits[i]);
         let p = self.predict(seen);
@@ -125,8 +129,8 @@ impl<const N: usize> Weights<N> {
                 };
             }
         }
-        for (weight, learnt) in self.0.iter_mut().zip(learn) {
-            *weight = weight.wrapping_add(learnt >> RATE);
+        for (weight, learn) in self.0.iter_mut().zip(learn) {
+            *weight = weight.wrapping_add(learn >> RATE);
         }
         node as u32 - 16
     }

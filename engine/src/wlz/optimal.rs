@@ -17,11 +17,9 @@ use super::tree::{Found, NICE, Tree};
 const STRETCH: usize = 4096;
 const AGAIN: usize = 512;
 /// Ways that are kept for a position.
-const WAYS: usize = 3;
-/// Of them, those from which matches and pointers are tried.
-const TRIED: usize = 2;
+const WAYS: usize = 2;
 /// Ways that cost so much more than the cheapest, in 1/64 bit, are not followed.
-const SLACK: u32 = 32 * 64;
+const SLACK: u32 = 16 * 64;
 /// Prices are looked up again after so many bytes.
 const REFRESH: usize = 1024;
 
@@ -246,7 +244,7 @@ impl Optimal {
             to.history.literal();
             put(&mut self.ways[offset + 1], to);
 
-            if may_point && way < TRIED {
+            if may_point {
                 let delta = here.wrapping_sub(base_word(bytes, at, now.history.distances[0], 0)) as i64;
                 let zero = (delta != i64::MIN).then(|| (self.prices.pointer(model, 0, delta), 0));
                 if let Some((cost, base)) = [zero, nearest].into_iter().flatten().min() {
@@ -277,26 +275,23 @@ impl Optimal {
                 });
             }
 
-            if way < TRIED {
-                let cost = now.cost + is_match[1] + is_repeat[0];
-                let mut shortest = MIN_MATCH as usize;
-                for found in self.finds.at(at) {
-                    let mut to = Way { kind: Kind::Match(found.distance), ..next };
-                    to.history.distance(found.distance);
-                    // The price of the distance, by length class.
-                    let mut far = (usize::MAX, 0);
-                    for_lengths(shortest, found.len as usize, around.phase, |len| {
-                        let class = length_class(len as u32);
-                        if far.0 != class {
-                            far = (class, self.prices.distance(around.phase, len as u32, found.distance));
-                        }
-                        to.cost =
-                            cost + far.1 + self.prices.match_len(around.phase, len - MIN_MATCH as usize);
-                        to.len = len as u32;
-                        put(&mut self.ways[offset + len], to);
-                    });
-                    shortest = found.len as usize + 1;
-                }
+            let cost = now.cost + is_match[1] + is_repeat[0];
+            let mut shortest = MIN_MATCH as usize;
+            for found in self.finds.at(at) {
+                let mut to = Way { kind: Kind::Match(found.distance), ..next };
+                to.history.distance(found.distance);
+                // The price of the distance, by length class.
+                let mut far = (usize::MAX, 0);
+                for_lengths(shortest, found.len as usize, around.phase, |len| {
+                    let class = length_class(len as u32);
+                    if far.0 != class {
+                        far = (class, self.prices.distance(around.phase, len as u32, found.distance));
+                    }
+                    to.cost = cost + far.1 + self.prices.match_len(around.phase, len - MIN_MATCH as usize);
+                    to.len = len as u32;
+                    put(&mut self.ways[offset + len], to);
+                });
+                shortest = found.len as usize + 1;
             }
         }
     }

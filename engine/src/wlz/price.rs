@@ -18,9 +18,8 @@ static PRICES: [u16; 4096] = {
         let (mut bits, mut rounds) = (log, 0);
         while rounds < 7 {
             mantissa = (mantissa * mantissa) >> 31;
-            let carry = (mantissa >> 32) as u32;
-            bits = bits << 1 | carry;
-            mantissa >>= carry;
+            bits = bits << 1 | (mantissa >> 32) as u32;
+            mantissa = if mantissa >> 32 == 1 { mantissa >> 1 } else { mantissa };
             rounds += 1;
         }
         table[i] = ((13 * 128 - bits) / 2) as u16;

@@ -58,7 +58,10 @@ fn memory(seed: u64, len: usize) -> Vec<u8> {
                 };
                 out.extend(word.to_le_bytes());
             }
-            3 => out.extend((0..random.below(40)).map(|_| b"etaoin shrdlu\0"[random.below(14) as usize])),
+            3 => {
+                out.extend((0..random.below(40)).map(|_| b"etaoin shrdlu\0"[random.below(14) as usize]));
+                out.resize(out.len().next_multiple_of(8), 0);
+            }
             4 => out.resize(out.len().next_multiple_of(8), 0),
             5 => out.resize(out.len() + random.below(500) as usize, 0),
             _ if out.is_empty() => {}
