@@ -8,7 +8,7 @@ use std::sync::Once;
 use crate::{Level, PAGE_SIZE, PAGE_WORDS, Page};
 
 /// Names that `MIG_REQUIRE` may hold for other crates' tests.
-const OTHER_REQUIREMENTS: [&str; 4] = ["gpu", "holes", "qemu-img", "qemu-live"];
+const OTHER_REQUIREMENTS: [&str; 5] = ["gpu", "holes", "mounts", "qemu-img", "qemu-live"];
 
 /// Every level present, after saying which those are (once, past the test runner's capture).
 ///

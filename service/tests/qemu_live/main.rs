@@ -8,6 +8,7 @@ mod common;
 mod guest;
 mod machine;
 mod net;
+mod tee;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use guest::Boot;
 use machine::{Machine, wait_for};
 use net::{ADDRESSES, Net};
 use serde_json::{Value, json};
+use tee::Tee;
 
 /// The file `data` in the guest, and on its disk.
 fn data() -> Vec<u8> {
@@ -150,7 +152,9 @@ impl Hosts {
         return_path: bool,
     ) -> Result<(Machine, Mig), LostWrites> {
         let (mut there, mut send, mut receive) = self.prepare(source, trip);
-        machine.migrate(&self.path(&format!("{trip}-out")), return_path);
+        let [qemu, out, stream] = ["qemu", "out", "stream"].map(|end| self.path(&format!("{trip}-{end}")));
+        let tee = Tee::start(&qemu, &out, stream);
+        machine.migrate(&qemu, return_path);
         machine.wait_for_migration("completed");
         send.ends_with(0);
         receive.ends_with(0);
@@ -159,6 +163,8 @@ impl Hosts {
         let [old, new] = [machine.memory(), there.memory()];
         let kept = self.folder.read(&format!("{}.snapshot", ["a", "b"][1 - source]));
         assert_same(&new, &kept[..new.len()], "the guest's memory, as the destination kept it");
+        // What QEMU sent is what must be there; whether QEMU sent all that its guest wrote is another matter.
+        assert_same(&new, &tee.memory(new.len()), "the guest's memory, as QEMU's stream has it");
         let same = |page: &usize| old[page * 4096..][..4096] == new[page * 4096..][..4096];
         let lost = (0..old.len() / 4096).filter(|page| !same(page)).count();
         if lost > 0 {
