@@ -13,6 +13,14 @@ const WORDS: usize = 3 << 20;
 const HOT: usize = 64 << 10;
 
 fn main() {
+    if std::env::args().nth(1).is_some() {
+        loop {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+    // Another process makes the kernel change address spaces often, which is when QEMU's emulated processor forgets which pages it may
+    // write to without a note in QEMU's list of dirty pages: see `LostWrites`.
+    let _other = std::process::Command::new("/init").arg("sleep").spawn();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move || {
         state ^= state << 13;
