@@ -4,8 +4,8 @@
 //! mostly multiples of eight; a word may be told as an address near another one; and a literal is predicted by the byte at
 //! the last distance, with several predictions mixed into one. `docs/format.md`, section 11, describes it to the bit.
 //!
-//! One [`Model`] serves both directions, so they cannot drift apart: [`range::Coder`] is what differs. Two parses decide
-//! what to code: [`lazy`] looks one byte ahead, [`optimal`] finds the cheapest way through the next 4096 bytes at
+//! One `Model` serves both directions, so they cannot drift apart: `range::Coder` is what differs. Two parses decide
+//! what to code: `lazy` looks one byte ahead, `optimal` finds the cheapest way through the next 4096 bytes at
 //! the model's own prices. Both give the same kind of stream.
 //!
 //! Hostile bytes cost what good ones cost: the output's length is known beforehand, every step adds to it, and whatever cannot be
