@@ -2,13 +2,14 @@
 //!
 //!     MIG_BENCH_MEMORY=guest.raw cargo bench -p mig-engine --bench word_coder
 //!
-//! It takes stretches of 16 pages, evenly spread, of the memory image that `MIG_BENCH_MEMORY` names, and of these the words that
+//! It takes stretches of 16 pages, evenly spread, of the memory image that `MIG_BENCH_MEMORY` names (without it, of the
+//! repository's sample), and of these the words that
 //! are not 0: 16 MiB of them at most, much like a group of residual pages. They are coded as one piece. Each figure is the median of
 //! `ROUNDS`, with the smallest and the largest; the coders take turns, and what they decode is compared.
 
 use std::error::Error;
 use std::hint::black_box;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Cursor, Read, Seek, SeekFrom};
 use std::time::{Duration, Instant};
 
 use mig_engine::wlz::{self, Encoder, Parse};
@@ -17,9 +18,11 @@ const ROUNDS: usize = 3;
 const STRETCH: u64 = 16 * 4096;
 const MAX: usize = 16 << 20;
 
-fn words(path: &str) -> Result<Vec<u8>, Box<dyn Error>> {
-    let mut file = std::fs::File::open(path)?;
-    let stretches = file.metadata()?.len() / STRETCH;
+/// The repository's own real memory, for when no other is named.
+const SAMPLE: &[u8] = include_bytes!("../../tests/data/sample.mem.zst");
+
+fn words(mut file: impl Read + Seek) -> Result<Vec<u8>, Box<dyn Error>> {
+    let stretches = file.seek(SeekFrom::End(0))? / STRETCH;
     let step = (stretches / (4 * MAX as u64 / STRETCH)).max(1);
     let (mut out, mut bytes) = (Vec::new(), vec![0; STRETCH as usize]);
     for stretch in (0..stretches).step_by(step as usize) {
@@ -54,14 +57,18 @@ fn spread(times: &mut [Duration], bytes: usize) -> String {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let Ok(path) = std::env::var("MIG_BENCH_MEMORY") else {
-        if std::env::var_os("MIG_REQUIRE").is_some() {
-            return Err("MIG_BENCH_MEMORY names no memory image".into());
-        }
-        println!("not run: MIG_BENCH_MEMORY names no memory image");
-        return Ok(());
+    let (path, mut raw) = match std::env::var("MIG_BENCH_MEMORY") {
+        Ok(path) => (path.clone(), words(std::fs::File::open(path)?)?),
+        Err(_) => ("the sample".to_owned(), words(Cursor::new(zstd::decode_all(SAMPLE)?))?),
     };
-    let raw = &words(&path)?;
+    // Once, and a little, where it is run as a test.
+    let rounds = if std::env::args().any(|argument| argument == "--test") {
+        raw.truncate(1 << 19);
+        1
+    } else {
+        ROUNDS
+    };
+    let raw = &raw;
     let words = |name, parse| {
         let mut encoder = Encoder::new(parse);
         let encode = move || {
@@ -99,7 +106,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         words("word coder, optimal (max)", Parse::Optimal),
     ];
     println!("{} bytes of words of {path}", raw.len());
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for contender in &mut contenders {
             let start = Instant::now();
             let coded = black_box((contender.encode)());
