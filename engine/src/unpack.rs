@@ -281,6 +281,16 @@ pub(crate) fn read_opaque(frame: &Frame) -> Result<(u64, Vec<u8>), DecodeError> 
     let field = "opaque bytes";
     let mut input = Input::new(&frame.meta);
     let offset = input.varint(field)?;
+    Ok((offset, read_plain(frame, input, field)?))
+}
+
+/// Reads the bytes of a frame without pages, as [`plain_frame`](crate::pack::plain_frame) writes them; `input` is what its meta part
+/// has of them.
+pub(crate) fn read_plain(
+    frame: &Frame,
+    mut input: Input<'_>,
+    field: &'static str,
+) -> Result<Vec<u8>, DecodeError> {
     let checksum = input.u64(field)?;
     let piece = Piece::read(&mut input, limits::OPAQUE)?;
     input.finish(field)?;
@@ -291,7 +301,7 @@ pub(crate) fn read_opaque(frame: &Frame) -> Result<(u64, Vec<u8>), DecodeError> 
     if xxh3_64(&bytes) != checksum {
         return Err(DecodeError::Checksum { field });
     }
-    Ok((offset, bytes))
+    Ok(bytes)
 }
 
 /// Opaque bytes lie in one gap between segments: a store must not be asked to change pages by them.

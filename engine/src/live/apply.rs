@@ -6,22 +6,21 @@
 use std::sync::{Mutex, PoisonError};
 
 use mig_simd::Level;
-use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+use xxhash_rust::xxh3::Xxh3;
 
 use super::Bits;
 use crate::columns::Settled;
 use crate::decode::{BlockDecoder, PageStore, ParsedBlock};
 use crate::encode::digest_bytes;
 use crate::error::DecodeError;
-use crate::format::block::Piece;
+use crate::format::Header;
 use crate::format::frame::{Frame, FrameRead, FrameType};
 use crate::format::index::End;
 use crate::format::wire::Input;
-use crate::format::{Header, limits};
 use crate::pipeline::{self, Steps};
 use crate::progress::Cancel;
 use crate::refs::Reference;
-use crate::unpack::{DecodeLimits, OpaqueStore, check_opaque, read_opaque};
+use crate::unpack::{DecodeLimits, OpaqueStore, check_opaque, read_opaque, read_plain};
 
 /// A frame that has come in, or what is wrong with it.
 #[derive(Debug)]
@@ -131,27 +130,10 @@ impl Parsed {
                 let (offset, bytes) = read_opaque(&frame)?;
                 Parsed::Opaque(offset, bytes)
             }
-            FrameType::Piece => Parsed::Piece(read_piece(&frame)?),
+            FrameType::Piece => Parsed::Piece(read_plain(&frame, Input::new(&frame.meta), "piece")?),
             FrameType::End => Parsed::End(End::read(&frame.meta)?),
         })
     }
-}
-
-/// Reads a piece frame.
-pub(crate) fn read_piece(frame: &Frame) -> Result<Vec<u8>, DecodeError> {
-    let field = "piece";
-    let mut input = Input::new(&frame.meta);
-    let checksum = input.u64(field)?;
-    let piece = Piece::read(&mut input, limits::OPAQUE)?;
-    input.finish(field)?;
-    if piece.coded_len != frame.data.len() as u64 {
-        return Err(DecodeError::Invalid { field, why: "its length is not that of its data" });
-    }
-    let bytes = piece.decode(&frame.data, field)?;
-    if xxh3_64(&bytes) != checksum {
-        return Err(DecodeError::Checksum { field });
-    }
-    Ok(bytes)
 }
 
 /// The pages that have come, and the sum of the blocks.
