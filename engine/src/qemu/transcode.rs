@@ -189,7 +189,7 @@ impl<C: Consumer> Transcoder<C> {
         Ok(())
     }
 
-    /// Puts a page into the batch, and its record into the script.
+    /// Puts a page that is not in the batch into it, and its record into the script.
     fn pass_on(
         &mut self,
         block: usize,
@@ -198,7 +198,7 @@ impl<C: Consumer> Transcoder<C> {
         content: Option<&Page>,
     ) -> Result<(), C::Error> {
         let number = self.blocks[block].first_page + page;
-        if self.batch.contains_key(&number) || self.batch.len() == BATCH_PAGES {
+        if self.batch.len() == BATCH_PAGES {
             self.flush()?;
         }
         let is_zero = content.is_none_or(|content| content.iter().all(|&byte| byte == 0));
@@ -278,15 +278,15 @@ impl<C: Consumer> Events for Transcoder<C> {
             self.flush()?;
             self.end_round()?;
         }
+        // A page is in a batch once; and what was sent of it last is known only when that is sent.
+        if self.batch.contains_key(&number) {
+            self.flush()?;
+        }
         self.last_page = Some(number);
         self.round.records += 1;
         match self.holding {
             None => self.pass_on(block, page, Some(named), content),
             Some(holding) => {
-                // A page that was held may be in the batch since its section ended. What was sent last is told only when the batch is.
-                if self.batch.contains_key(&number) {
-                    self.flush()?;
-                }
                 if self.holds(number, content, holding.pages) {
                     self.differs = true;
                     return Ok(());
