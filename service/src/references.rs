@@ -33,10 +33,11 @@ pub fn for_packing(
     for path in paths {
         let others: Vec<&PathBuf> = paths.iter().filter(|other| *other != path).collect();
         let mut reference = open(path, guest_pages, &others, cancel, progress)?;
-        if let Some(index) = saved_index(path, &reference) {
+        let (index, samples) = saved(path, &reference);
+        if let Some(index) = index {
             reference.set_index(index);
         }
-        if let Some(samples) = saved_samples(path, &reference) {
+        if let Some(samples) = samples {
             reference.set_samples(samples);
         }
         let lacks_samples = reference.kind() == ReferenceKind::Disk && reference.samples().is_none();
@@ -94,33 +95,29 @@ pub fn tie_of(path: &Path, reference: &Reference) -> Result<SourceTie> {
     }
 }
 
-/// The index beside a file, if there is one that fits.
-pub fn saved_index(path: &Path, reference: &Reference) -> Option<Index> {
-    saved(path, reference, &Index::default_path(path), Index::open)
-}
-
-/// The samples beside a file, if there are some that fit.
-pub fn saved_samples(path: &Path, reference: &Reference) -> Option<Samples> {
-    saved(path, reference, &Samples::default_path(path), Samples::open)
-}
-
-fn saved<T>(
-    path: &Path,
-    reference: &Reference,
-    beside: &Path,
-    open: impl FnOnce(&Path, &SourceTie) -> Result<T, IndexError>,
-) -> Option<T> {
-    if !beside.exists() {
-        return None;
+/// The index and the samples beside a file, as far as there are some that fit.
+pub fn saved(path: &Path, reference: &Reference) -> (Option<Index>, Option<Samples>) {
+    let (index, samples) = (Index::default_path(path), Samples::default_path(path));
+    if !index.exists() && !samples.exists() {
+        return (None, None);
     }
-    let tie = match tie_of(path, reference) {
-        Ok(tie) => tie,
+    match tie_of(path, reference) {
+        Ok(tie) => (
+            fitting(&index, |path| Index::open(path, &tie)),
+            fitting(&samples, |path| Samples::open(path, &tie)),
+        ),
         Err(error) => {
             log::warn!("{}: {error:#}", path.display());
-            return None;
+            (None, None)
         }
-    };
-    open(beside, &tie).map_err(|error| log::warn!("{error}; building another")).ok()
+    }
+}
+
+fn fitting<T>(path: &Path, open: impl FnOnce(&Path) -> Result<T, IndexError>) -> Option<T> {
+    if !path.exists() {
+        return None;
+    }
+    open(path).map_err(|error| log::warn!("{error}; building another")).ok()
 }
 
 fn open(

@@ -7,7 +7,7 @@ use mig_engine::reference::{Index, IndexBuilder, IndexError, Samples};
 use mig_engine::{Level, Progress, Reference, ReferenceKind, fingerprints};
 use mig_service::human;
 use mig_service::output::print;
-use mig_service::references::{saved_index, saved_samples, tie_of};
+use mig_service::references::{saved, tie_of};
 
 use crate::cli::IndexArgs;
 use crate::run::{Bar, Run};
@@ -18,8 +18,8 @@ pub(crate) fn run(args: &IndexArgs, run: &Run) -> Result<()> {
     let reference = Reference::open(path, 0).with_context(|| format!("cannot index {}", path.display()))?;
     let is_disk = reference.kind() == ReferenceKind::Disk;
     if !args.force
-        && let Some(index) = pool.install(|| saved_index(path, &reference))
-        && (!is_disk || pool.install(|| saved_samples(path, &reference)).is_some())
+        && let (Some(index), samples) = pool.install(|| saved(path, &reference))
+        && (!is_disk || samples.is_some())
     {
         return print(&format!(
             "{} fits {}: {} distinct blocks\n",
