@@ -10,7 +10,8 @@ use mig_service::output::print;
 use mig_service::references;
 use serde_json::{Value, json};
 
-use crate::cli::InspectArgs;
+use crate::cli::{FreePages, InspectArgs, SemanticArgs};
+use crate::pack::semantic;
 use crate::run::{Bar, Run};
 
 /// Packs an image to nowhere: once with everything, and once without each technique.
@@ -42,13 +43,10 @@ fn pack(
     without: Option<Technique>,
 ) -> Result<PackSummary> {
     let show = |progress| bar.show(progress);
-    let mut packer = Packer::new().effort(args.effort).on_progress(&show).cancel(run.cancel.clone());
-    if let Some(cache) = references::kernel_cache() {
-        packer = packer.kernel_cache(cache);
-    }
-    packer = references.iter().cloned().fold(packer, Packer::reference);
-    packer = without.into_iter().fold(packer, Packer::without);
-    Ok(packer.pack_here(image, io::sink())?)
+    let packer = Packer::new().effort(args.effort).on_progress(&show).cancel(run.cancel.clone());
+    let packer = references.iter().cloned().fold(packer, Packer::reference);
+    let semantics = SemanticArgs { free_pages: FreePages::Keep, without: without.into_iter().collect() };
+    Ok(semantic(packer, &semantics).pack_here(image, io::sink())?)
 }
 
 /// What is known of an image after it was packed.
