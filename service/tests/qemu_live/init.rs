@@ -18,8 +18,8 @@ fn main() {
             std::thread::sleep(Duration::from_millis(2));
         }
     }
-    // Another process makes the kernel change address spaces often, which is when QEMU's emulated processor forgets which pages it may
-    // write to without a note in QEMU's list of dirty pages: see `LostWrites`.
+    // Another process makes the kernel change address spaces often, so that QEMU's emulated processor forgets its translations, and with them
+    // which pages it may write to unnoticed: meant against lost writes (see `LostWrites`), of which there were fewer since.
     let _other = std::process::Command::new("/init").arg("sleep").spawn();
     let mut state = 0x9e37_79b9_7f4a_7c15u64;
     let mut random = move || {
