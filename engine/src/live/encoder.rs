@@ -66,18 +66,40 @@ pub type Sink<'s, 'f> = &'s mut (dyn FnMut(OutFrame<'f>) -> Result<(), EncodeErr
 pub struct Encoder<'a> {
     setup: Setup<'a>,
     history: History,
+    sent: Sent,
+    learned: bool,
+}
+
+/// What the end of the session says of all before it.
+struct Sent {
+    /// Of the next frame.
     sequence: u64,
     digest: Xxh3,
     pages: u64,
     blocks: u64,
-    learned: bool,
+}
+
+impl Sent {
+    /// Counts a frame; gives its place.
+    fn frame(&mut self) -> u64 {
+        self.sequence += 1;
+        self.sequence - 1
+    }
+
+    /// Counts a block's frame; gives its place.
+    fn block(&mut self, block: &CodedBlock<'_>) -> u64 {
+        self.digest.update(&block.digest());
+        self.pages += block.delivers();
+        self.blocks += 1;
+        self.frame()
+    }
 }
 
 impl std::fmt::Debug for Encoder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Encoder")
             .field("setup", &self.setup)
-            .field("sequence", &self.sequence)
+            .field("sequence", &self.sent.sequence)
             .finish_non_exhaustive()
     }
 }
@@ -111,8 +133,8 @@ impl<'a> Encoder<'a> {
             }
         }
         let history = History::new(pages, setup.top, false);
-        let (digest, learned) = (Xxh3::new(), false);
-        Ok(Encoder { setup, history, sequence: 0, digest, pages: 0, blocks: 0, learned })
+        let sent = Sent { sequence: 0, digest: Xxh3::new(), pages: 0, blocks: 0 };
+        Ok(Encoder { setup, history, sent, learned: false })
     }
 
     /// What it was set up with.
@@ -120,21 +142,17 @@ impl<'a> Encoder<'a> {
         &self.setup
     }
 
-    fn next_sequence(&mut self) -> u64 {
-        self.sequence += 1;
-        self.sequence - 1
-    }
-
     /// The first frame.
     pub fn header(&mut self) -> OutFrame<'static> {
-        OutFrame::of_meta(FrameType::Header, self.next_sequence(), &self.setup.header.write())
+        OutFrame::of_meta(FrameType::Header, self.sent.frame(), &self.setup.header.write())
     }
 
     /// The last frame: the sum of all that was sent.
     pub fn end(&mut self) -> OutFrame<'static> {
-        let digest = digest_bytes(self.digest.digest128());
-        let end = End { index_offset: 0, pages: self.pages, blocks: self.blocks, digest };
-        OutFrame::of_meta(FrameType::End, self.next_sequence(), &end.write())
+        let Sent { digest, pages, blocks, .. } = &self.sent;
+        let end =
+            End { index_offset: 0, pages: *pages, blocks: *blocks, digest: digest_bytes(digest.digest128()) };
+        OutFrame::of_meta(FrameType::End, self.sent.frame(), &end.write())
     }
 
     /// Bytes that are not memory, in order with the blocks: the device state of a VM, or what a proxy is to write. They
@@ -148,7 +166,7 @@ impl<'a> Encoder<'a> {
             let (what, value) = ("bytes of a piece", bytes.len() as u64);
             return Err(EncodeError::TooLarge { what, value, max: limits::OPAQUE });
         }
-        OutFrame::of_piece(self.next_sequence(), bytes)
+        OutFrame::of_piece(self.sent.frame(), bytes)
     }
 
     /// A whole image, once: its bytes that are no pages, then its pages. Of pages that `have` has as they are in the image, only
@@ -168,7 +186,7 @@ impl<'a> Encoder<'a> {
         'a: 'i,
     {
         for (at, bytes) in opaque_parts(image.layout(), &|range| image.opaque(range)) {
-            let sequence = self.next_sequence();
+            let sequence = self.sent.frame();
             sink(OutFrame::of_bytes(FrameType::Opaque, sequence, opaque_frame(sequence, at, bytes)?))?;
         }
         if image.page_count() == 0 {
@@ -224,11 +242,7 @@ impl<'a> Encoder<'a> {
                 continue;
             }
             let block = encoder.code_kept(PageSet::from_ranges(there)?, &fingerprints)?;
-            let sequence = self.sequence;
-            self.sequence += 1;
-            self.digest.update(&block.digest());
-            self.pages += block.delivers();
-            self.blocks += 1;
+            let sequence = self.sent.block(&block);
             sink(OutFrame::of_block(sequence, block, Effort::Store, true))?;
         }
         if missing.is_empty() { Ok(None) } else { PageSet::from_ranges(missing).map(Some) }
@@ -297,15 +311,9 @@ impl<'a> Encoder<'a> {
             self.learned = true;
         }
         let block_pages = header.block_pages;
-        let mut count = |block: &CodedBlock<'_>| {
-            self.digest.update(&block.digest());
-            self.pages += block.delivers();
-            self.blocks += 1;
-            self.sequence += 1;
-            self.sequence - 1
-        };
+        let sent = &mut self.sent;
         let mut send = |how: How, block: CodedBlock<'s>| {
-            let sequence = count(&block);
+            let sequence = sent.block(&block);
             sink(OutFrame::of_block(sequence, block, how.effort, false))
         };
         let mut next = 0;
