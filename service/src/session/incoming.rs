@@ -193,7 +193,11 @@ impl Incoming {
     pub fn finish(&self, outcome: Outcome) {
         let mut end = lock(&self.outcome);
         if end.is_none() {
-            *end = Some(outcome);
+            *end = Some(match outcome {
+                // What stops because somebody stopped it has not failed, whoever notices first.
+                Outcome::Failed(_) if self.cancel.is_cancelled() => Outcome::Cancelled,
+                outcome => outcome,
+            });
         }
         drop(end);
         self.inbox.close();
