@@ -99,6 +99,8 @@ pub struct Incoming {
     changed: Condvar,
     data: Mutex<Vec<Weak<Channel>>>,
     outcome: Mutex<Option<Outcome>>,
+    /// The job puts its result in place, and nothing else ends the session any more. Changes only under `outcome`.
+    settling: AtomicBool,
     said_bye: AtomicBool,
 }
 
@@ -149,6 +151,7 @@ impl Incoming {
             changed: Condvar::new(),
             data: Mutex::default(),
             outcome: Mutex::default(),
+            settling: AtomicBool::new(false),
             said_bye: AtomicBool::new(false),
         };
         (Arc::new(session), references, job)
@@ -189,10 +192,33 @@ impl Incoming {
         }
     }
 
-    /// Ends the session; the first end counts.
+    /// For the job, before it puts its result in place: from now on only the job ends the session. False if it has ended already;
+    /// then nothing may be put in place.
+    pub fn settle(&self) -> bool {
+        let end = lock(&self.outcome);
+        self.settling.store(end.is_none(), Ordering::Relaxed);
+        end.is_none()
+    }
+
+    fn is_settling(&self) -> bool {
+        self.settling.load(Ordering::Relaxed)
+    }
+
+    /// Ends the session, unless it has ended or its job is about to end it.
     pub fn finish(&self, outcome: Outcome) {
+        self.end(outcome, |end| end.is_none() && !self.is_settling());
+    }
+
+    /// Ends the session as its job ended. What is in place is in place, whatever was said before.
+    pub(super) fn finish_job(&self, result: Result<Complete, Refusal>) {
+        let done = result.is_ok();
+        let outcome = result.map_or_else(Outcome::Failed, Outcome::Complete);
+        self.end(outcome, |end| end.is_none() || done);
+    }
+
+    fn end(&self, outcome: Outcome, counts: impl FnOnce(&Option<Outcome>) -> bool) {
         let mut end = lock(&self.outcome);
-        if end.is_none() {
+        if counts(&end) {
             *end = Some(match outcome {
                 // What stops because somebody stopped it has not failed, whoever notices first.
                 Outcome::Failed(_) if self.cancel.is_cancelled() => Outcome::Cancelled,
@@ -344,13 +370,14 @@ impl Incoming {
                     if lock(&self.outcome).is_some() {
                         break;
                     }
-                    if self.cancel.is_cancelled() {
+                    let may_end = !self.is_settling();
+                    if may_end && self.cancel.is_cancelled() {
                         drop(control);
                         self.finish(Outcome::Cancelled);
                         control = lock(&self.control);
                         break;
                     }
-                    if control.channel.is_none() && control.since.elapsed() > self.limits.retry {
+                    if may_end && control.channel.is_none() && control.since.elapsed() > self.limits.retry {
                         drop(control);
                         let why = format!("the sender did not come back within {:?}", self.limits.retry);
                         self.finish(Outcome::Failed(Refusal::new(Code::Timeout, why)));
@@ -499,5 +526,77 @@ impl Arrivals for Incoming {
         control.news = true;
         drop(control);
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::hello::Content;
+
+    fn session() -> Arc<Incoming> {
+        let peer = Peer { name: String::new(), address: ([127, 0, 0, 1], 1).into(), certificate: Vec::new() };
+        let proposal = Proposal {
+            session: "0".repeat(32),
+            resume: false,
+            vm: "vm".into(),
+            kind: Content::Image,
+            format: vec![mig_engine::VERSION],
+            page_size: 4096,
+            pages: 1,
+            bytes: 4096,
+            efforts: Vec::new(),
+            references: Vec::new(),
+            host: Machine::default(),
+            agent: String::new(),
+        };
+        let second = Duration::from_secs(1);
+        let admitted = Admitted {
+            references: Vec::new(),
+            have: None,
+            block_pages: 1,
+            window: 1 << 20,
+            efforts: Vec::new(),
+            limits: Limits { connections: 1, retry: second, silence: second },
+            cancel: Cancel::new(),
+            job: Box::new(|_, _| Err(failed())),
+        };
+        Incoming::new(peer, proposal, admitted).0
+    }
+
+    fn failed() -> Refusal {
+        Refusal::new(Code::Timeout, "the sender began again")
+    }
+
+    fn complete() -> Complete {
+        Complete { pages: 1, bytes: 4096, message: String::new() }
+    }
+
+    #[test]
+    fn what_is_being_put_in_place_is_not_ended_by_others() {
+        let session = session();
+        assert!(session.settle());
+        session.finish(Outcome::Failed(failed()));
+        session.cancel().cancel();
+        assert!(session.outcome().is_none());
+        session.finish_job(Ok(complete()));
+        assert!(matches!(session.outcome(), Some(Outcome::Complete(_))));
+    }
+
+    #[test]
+    fn nothing_is_put_in_place_after_the_end() {
+        let session = session();
+        session.finish(Outcome::CancelledThere("stopped".into()));
+        assert!(!session.settle());
+        session.finish_job(Err(failed()));
+        assert!(matches!(session.outcome(), Some(Outcome::CancelledThere(_))));
+    }
+
+    #[test]
+    fn what_is_stopped_has_not_failed() {
+        let session = session();
+        session.cancel().cancel();
+        session.finish_job(Err(failed()));
+        assert!(matches!(session.outcome(), Some(Outcome::Cancelled)));
     }
 }

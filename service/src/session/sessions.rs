@@ -86,16 +86,14 @@ impl<H: Host> Sessions<H> {
         let work = move || {
             let reporter = shared.clone();
             let report = thread::Builder::new().name("report".into()).spawn(move || reporter.report());
-            let outcome = match job(&shared, references) {
-                Ok(complete) => Outcome::Complete(complete),
-                Err(refusal) => Outcome::Failed(refusal),
-            };
-            shared.finish(outcome.clone());
+            shared.finish_job(job(&shared, references));
             if let Ok(report) = report {
                 let _ = report.join();
             }
             lock(&all.open).remove(&id);
-            all.host.ended(&shared, &shared.outcome().unwrap_or(outcome));
+            if let Some(outcome) = shared.outcome() {
+                all.host.ended(&shared, &outcome);
+            }
         };
         if let Err(error) = thread::Builder::new().name("session".into()).spawn(work) {
             lock(&self.open).remove(&session.proposal.session);

@@ -66,7 +66,11 @@ impl ImageTarget {
         partial: Partial,
         how: &Receiving,
     ) -> Result<Complete, Refusal> {
-        match Self::fill(session, references, &partial, how) {
+        let filled = Self::fill(session, references, &partial, how).and_then(|complete| {
+            let ended = || Refusal::new(Code::Internal, "it ended before the file could be put in place");
+            if session.settle() { Ok(complete) } else { Err(ended()) }
+        });
+        match filled {
             Ok(complete) => match partial.finish(self.force) {
                 Ok(()) => Ok(complete),
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
