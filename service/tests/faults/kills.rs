@@ -52,11 +52,10 @@ fn either_side_is_killed() {
             // It may have been done already.
             if receiver.event("done").is_none() {
                 let mut another = hosts.send(link.port, LIMITS);
-                // All may have arrived when it was killed: then the receiver ends well, and takes no other.
+                // All may have arrived when it was killed: then the receiver ends well without another, which is
+                // refused, or finds nobody, wherever it is by then. If the receiver did need one, it fails below.
                 let code = another.code();
-                let late =
-                    ["(exists)", "(busy)", "connecting"].iter().any(|word| another.messages().contains(word));
-                assert!(code == 0 || late, "{}", another.messages());
+                assert!([0, 5].contains(&code), "code {code}: {}", another.messages());
             }
             receiver.ends_with(0);
         } else {
