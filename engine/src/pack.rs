@@ -8,7 +8,7 @@ use std::thread::available_parallelism;
 use mig_simd::Level;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::ahead::{ScanAhead, Share, WINDOW_CHUNKS};
+use crate::ahead::{Announcer, ScanAhead};
 use crate::encode::{BlockEncoder, BlockStats, CodedBlock, History, Scanned, digest_bytes};
 use crate::error::EncodeError;
 use crate::format::block::Piece;
@@ -16,7 +16,7 @@ use crate::format::frame::{self, FrameType};
 use crate::format::index::{End, IndexEntry, write_index};
 use crate::format::wire::put_varint;
 use crate::format::{FrameWrite, Header, limits};
-use crate::gpu::{Gpu, GpuChoice, GpuMode};
+use crate::gpu::{Beside, GpuChoice};
 use crate::guest::{FreePagesError, Guest, find_notes};
 use crate::image::{ImageFormat, ImageLayout, MemoryImage, Segment};
 use crate::kernel::{KernelCache, Kernels};
@@ -26,7 +26,6 @@ use crate::pipeline::{self, Steps};
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
 use crate::residual::compress_list;
-use crate::settle::CHUNK_PAGES;
 use crate::source::PageSource;
 use crate::worker::{CpuWorker, ScanWorker};
 
@@ -34,9 +33,6 @@ use crate::worker::{CpuWorker, ScanWorker};
 const BLOCK_PAGES: u64 = 1 << 13;
 /// Pages of a block that can be read at random: 4 MiB.
 const RANDOM_BLOCK_PAGES: u64 = 1 << 10;
-/// Pages from which on a GPU is looked for, unless one is required: 1 GiB, which the CPU scans in less time than it takes to
-/// open a device.
-const AUTO_PAGES: u64 = 1 << 18;
 
 /// Packs memory images. What it writes depends on the image, the references, the effort and
 /// `random_access`, and on nothing else.
@@ -64,8 +60,7 @@ pub struct Packer<'a> {
     kernels: Option<KernelCache>,
     drops_free: bool,
     gpu: GpuChoice,
-    device: Option<Gpu>,
-    share: Share,
+    beside: Option<Beside>,
     progress: Option<OnProgress<'a>>,
     cancel: Cancel,
 }
@@ -122,8 +117,7 @@ impl<'a> Packer<'a> {
             kernels: None,
             drops_free: false,
             gpu: GpuChoice::default(),
-            device: None,
-            share: Share::Both,
+            beside: None,
             progress: None,
             cancel: Cancel::new(),
         }
@@ -168,14 +162,8 @@ impl<'a> Packer<'a> {
     }
 
     /// The same with a GPU that is open already, which saves the tenths of a second that opening one takes.
-    pub fn device(mut self, gpu: &Gpu) -> Self {
-        self.device = Some(gpu.clone());
-        self
-    }
-
-    /// Who scans, if there is a GPU.
-    pub fn share(mut self, share: Share) -> Self {
-        self.share = share;
+    pub fn beside(mut self, beside: &Beside) -> Self {
+        self.beside = Some(beside.clone());
         self
     }
 
@@ -267,45 +255,12 @@ impl<'a> Packer<'a> {
         opaque: &'b Opaque<'b, 's>,
         out: impl FrameWrite,
     ) -> Result<PackSummary, EncodeError> {
-        let gpu = match (&self.device, self.gpu.mode) {
-            (Some(gpu), _) => OnDevice::Open(gpu.clone()),
-            // Before a byte is written: it may not be there.
-            (None, GpuMode::Require) => Gpu::open(&self.gpu)?.map_or(OnDevice::No, OnDevice::Open),
-            (None, GpuMode::Auto) if source.page_count() >= AUTO_PAGES => OnDevice::Maybe,
-            (None, _) => OnDevice::No,
-        };
+        // Before a byte is written: one may be required that is not there.
+        let beside = self.beside.clone().map_or_else(|| Beside::new(&self.gpu), Ok)?;
         let (guest, kernel) = self.read_guest(source, layout)?;
         let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let job = Job { source, layout, opaque, references: &references, guest: guest.as_ref() };
-        if matches!(gpu, OnDevice::No) {
-            return self.pack_with(&job, out, None);
-        }
-        let ahead = ScanAhead::new(self.share);
-        std::thread::scope(|scope| {
-            let device = std::thread::Builder::new().name("mig-gpu".into());
-            let spawned = device.spawn_scoped(scope, || {
-                let gpu = match gpu {
-                    OnDevice::Open(gpu) => Some(gpu),
-                    // Meanwhile the CPU has begun.
-                    OnDevice::Maybe => Gpu::open(&self.gpu).ok().flatten(),
-                    OnDevice::No => None,
-                };
-                match gpu {
-                    Some(gpu) => gpu.serve(&ahead, source, &references),
-                    None => ahead.retire(),
-                }
-            });
-            if let Err(error) = spawned {
-                log::warn!("no thread for the GPU: {error}; the CPU scans alone");
-                ahead.retire();
-            }
-            // However packing ends, the device's thread ends with it.
-            let _closing = Closing(&ahead);
-            let summary = self.pack_with(&job, out, Some(&ahead));
-            let stats = ahead.stats();
-            log::info!("{} of {} chunks scanned on the GPU", stats.device, stats.device + stats.cpu);
-            summary
-        })
+        beside.scan(source, &references, |ahead| self.pack_with(&job, out, ahead))
     }
 
     fn pack_with<S: PageSource + ?Sized>(
@@ -334,29 +289,23 @@ impl<'a> Packer<'a> {
         if self.drops_free {
             encoder = encoder.dropping_free_pages();
         }
-        if let Some(ahead) = ahead {
-            encoder = encoder.with_ahead(ahead);
-        }
         let mut stream = StreamWriter::new(out, &header)?;
         self.write_opaque(job.layout, job.opaque, &mut stream)?;
         let pages = source.page_count();
         let mut history = History::new(pages, self.effort, self.random_access);
         history.learn(&encoder, &self.cancel)?;
-        let block = |first: u64| PageSet::from_range(first..pages.min(first + block_pages));
-        let (mut next, mut announced) = (0u64, 0u64);
+        let all = (pages > 0).then(|| PageSet::from_range(0..pages));
+        let mut announcer = all.as_ref().map(|all| Announcer::new(ahead, all));
+        let mut next = 0;
         let sets = || {
             let first = next;
-            if let Some(ahead) = ahead {
-                let until = pages.min(first.saturating_add(WINDOW_CHUNKS * CHUNK_PAGES));
-                while announced < until {
-                    ahead.announce(&block(announced));
-                    announced += block_pages;
-                }
+            if let Some(announcer) = &mut announcer {
+                announcer.next_is(first);
             }
             next = pages.min(first + block_pages);
-            (first < next).then(|| block(first))
+            (first < next).then(|| PageSet::from_range(first..next))
         };
-        self.run(&encoder, &mut history, &mut stream, pages, sets, |set| encoder.scan(set))?;
+        self.run(&encoder, &mut history, &mut stream, pages, sets, |set| encoder.scan_ahead(set, ahead))?;
         let mut leftovers = history.leftovers(&encoder, block_pages);
         self.run(
             &encoder,
@@ -442,25 +391,6 @@ struct Job<'a, 's, S: ?Sized> {
     opaque: &'a Opaque<'a, 's>,
     references: &'a [Reference],
     guest: Option<&'a Guest>,
-}
-
-/// Who else scans.
-enum OnDevice {
-    /// Nobody.
-    No,
-    /// A GPU if there is one that helps, once it is open.
-    Maybe,
-    /// This one.
-    Open(Gpu),
-}
-
-/// Closes the queue when it goes.
-struct Closing<'a>(&'a ScanAhead);
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
 }
 
 /// Reads the guest whose memory this is, if it is a Linux guest that says what it is, and makes its kernel's image, if one of

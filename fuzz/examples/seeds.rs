@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use arbitrary::{Arbitrary, Unstructured};
+use mig_engine::gpu::Beside;
 use mig_engine::live::{Choice, Encoder, InMemory, OutFrame, Setup};
 use mig_engine::qemu::{self, Coding, FromFile};
 use mig_engine::reference::{Identity, IndexBuilder, SourceTie};
@@ -218,7 +219,9 @@ fn sessions() {
     let header = Header::new(image.expect("raw").layout().clone(), Effort::Balanced, 64, needs);
     let top = Effort::Balanced;
     let (level, cancel) = (Level::best(), Cancel::new());
-    let setup = Setup { header, references: &references, guest: None, worker: &worker, level, top, cancel };
+    let beside = &Beside::default();
+    let setup =
+        Setup { header, references: &references, guest: None, worker: &worker, beside, level, top, cancel };
     let mut encoder = Encoder::new(setup).expect("a session");
     let mut past = InMemory::new(1 << 20);
     let mut stream = vec![1];
@@ -251,6 +254,7 @@ fn sessions() {
     let coding = Coding {
         references: &references,
         worker: &worker,
+        beside: &Beside::default(),
         level,
         top,
         block_pages: 64,

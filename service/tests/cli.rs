@@ -101,24 +101,13 @@ fn standard_input_and_output() {
     folder.run_with_input("pack - -o - --json", sample::memory()).code(2);
 }
 
-/// The best adapter's name; `None` if there is none, which `MIG_REQUIRE=gpu` forbids.
-fn adapter(folder: &Folder) -> Option<String> {
-    let listed: Value =
-        serde_json::from_slice(&folder.run("devices --seconds 0 --json").code(0).stdout).unwrap();
-    let name = listed["adapters"][0]["name"].as_str().map(str::to_owned);
-    let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
-    let required = required.split(',').any(|name| name.trim() == "gpu");
-    assert!(name.is_some() || !required, "MIG_REQUIRE asks for a GPU, and there is no adapter");
-    name
-}
-
 #[test]
 fn a_gpu_changes_nothing_but_who_scans() {
     let folder = Folder::with_sample();
     folder.run(&format!("pack mem.raw -o cpu.mig --gpu off {BOTH}")).code(0);
     folder.run(&format!("pack mem.raw -o auto.mig {BOTH}")).code(0);
     assert_same(&folder.read("auto.mig"), &folder.read("cpu.mig"), "auto");
-    let Some(name) = adapter(&folder) else { return };
+    let Some(name) = folder.adapter() else { return };
     let word = name.split_whitespace().next().unwrap().to_lowercase();
     folder.run(&format!("pack mem.raw -o gpu.mig --gpu require --gpu-adapter {word} {BOTH}")).code(0);
     assert_same(&folder.read("gpu.mig"), &folder.read("cpu.mig"), &name);
@@ -128,7 +117,7 @@ fn a_gpu_changes_nothing_but_who_scans() {
 #[test]
 fn a_required_gpu_that_is_not_there() {
     let folder = Folder::with_sample();
-    let name = adapter(&folder);
+    let name = folder.adapter();
     let before = folder.names();
     let ran = folder.run("pack mem.raw -o x.mig --gpu require --gpu-adapter no-such-adapter").code(2);
     assert!(ran.stdout.is_empty());
@@ -147,7 +136,7 @@ fn devices_are_listed_and_measured() {
     let folder = Folder::empty();
     let ran = folder.run("devices --seconds 0.2").code(0);
     assert!(ran.text().contains("scalar, 1 thread") && ran.text().contains("GB/s"), "{}", ran.text());
-    let Some(name) = adapter(&folder) else { return };
+    let Some(name) = folder.adapter() else { return };
     assert!(ran.text().contains(&name) && ran.text().contains("imported"), "{}", ran.text());
     let report = folder.run("devices --seconds 0.2 --json").code(0).stdout;
     let report: Value = serde_json::from_slice(&report).unwrap();

@@ -5,10 +5,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use mig_engine::gpu::GpuStats;
+use mig_engine::gpu::{Beside, GpuStats};
+use mig_engine::live::{Choice, Encoder, InMemory, OutFrame, Setup};
 use mig_engine::{
-    BlockEncoder, ChunkScan, Claim, Class, CpuWorker, Effort, Gpu, GpuChoice, GpuMode, History, Level,
-    MemoryImage, PageSet, PageSource, ScanAhead, ScanWorker, Share,
+    BlockEncoder, Cancel, ChunkScan, Claim, Class, CpuWorker, Effort, Gpu, GpuChoice, GpuMode, Header,
+    History, How, Level, MemoryImage, PageSet, PageSource, Reach, Reference, ScanAhead, ScanWorker, Share,
 };
 use mig_simd::{PAGE_SIZE, PageRecord};
 use mig_tests::engine::{self, References, open_image, pack_image, packer};
@@ -95,8 +96,7 @@ fn encode(
     let opened = references.open(true);
     let worker = CpuWorker { level: Level::best() };
     let ahead = ScanAhead::new(share);
-    let encoder =
-        BlockEncoder::new(image, &opened, &worker, Level::best(), effort, false).unwrap().with_ahead(&ahead);
+    let encoder = BlockEncoder::new(image, &opened, &worker, Level::best(), effort, false).unwrap();
     let mut history = History::new(image.page_count(), effort, false);
     let sets: Vec<PageSet> = (0..image.page_count().div_ceil(3000))
         .map(|set| set_of(set * 3000..image.page_count().min((set + 1) * 3000)))
@@ -119,7 +119,7 @@ fn encode(
         }
         sets.iter().for_each(|set| ahead.announce(set));
         for set in sets {
-            let settled = history.settle(&encoder, encoder.scan(set).unwrap()).unwrap();
+            let settled = history.settle(&encoder, encoder.scan_ahead(set, Some(&ahead)).unwrap()).unwrap();
             let block = encoder.code(&settled).unwrap();
             bytes.extend(block.head(7));
             block.data().for_each(|part| bytes.extend_from_slice(part));
@@ -157,7 +157,6 @@ fn a_device_that_is_wrong_shows() {
     let encode = |wrong: bool| {
         let ahead = ScanAhead::new(Share::Device);
         let encoder = BlockEncoder::new(&image, &[], &worker, Level::best(), Effort::Store, false).unwrap();
-        let encoder = encoder.with_ahead(&ahead);
         let set = set_of(0..image.page_count());
         ahead.announce(&set);
         std::thread::scope(|scope| {
@@ -173,7 +172,7 @@ fn a_device_that_is_wrong_shows() {
                 }
             });
             let mut history = History::new(image.page_count(), Effort::Store, false);
-            let block = history.settle(&encoder, encoder.scan(set).unwrap()).unwrap();
+            let block = history.settle(&encoder, encoder.scan_ahead(set, Some(&ahead)).unwrap()).unwrap();
             ahead.close();
             encoder.code(&block).unwrap().digest()
         })
@@ -191,8 +190,8 @@ fn an_adapter_gives_the_same_stream() {
         for share in [Share::Device, Share::Both] {
             for threads in [1, 3] {
                 let before = gpu.stats();
-                let packer =
-                    packer(effort, random_access, &references).threads(threads).device(&gpu).share(share);
+                let beside = Beside::open(&gpu).share(share);
+                let packer = packer(effort, random_access, &references).threads(threads).beside(&beside);
                 assert!(pack_image(&image, &packer).0 == truth, "{effort}, {share:?}, {threads} threads");
                 let GpuStats { pages, faults, .. } = gpu.stats();
                 assert_eq!(faults, 0);
@@ -218,8 +217,77 @@ fn an_adapter_gives_the_same_stream_of_strange_guests() {
         for references in [References::of(None, None), References::of(Some(&guest.disk), Some(&guest.older))]
         {
             let truth = pack_image(&image, &packer(Effort::Fast, false, &references)).0;
-            let packer = packer(Effort::Fast, false, &references).device(&gpu).share(Share::Device);
+            let beside = Beside::open(&gpu).share(Share::Device);
+            let packer = packer(Effort::Fast, false, &references).beside(&beside);
             assert!(pack_image(&image, &packer).0 == truth, "{} bytes", memory.len());
+        }
+    }
+}
+
+/// The frames of a session: an image, as a destination without it is sent one, or its pages in captured batches of two rounds.
+fn session(image: &MemoryImage, references: &[Reference], beside: &Beside, captured: bool) -> Vec<u8> {
+    let worker = CpuWorker { level: engine::level() };
+    let needs = references.iter().map(|reference| reference.need().clone()).collect();
+    let setup = Setup {
+        header: Header::new(image.layout().clone(), Effort::Balanced, 4096, needs),
+        references,
+        guest: None,
+        worker: &worker,
+        beside,
+        level: engine::level(),
+        top: Effort::Balanced,
+        cancel: Cancel::new(),
+    };
+    // Efforts and lengths change, also to such as are no multiple of anything.
+    let count = AtomicU64::new(0);
+    let choose = || {
+        let count = count.fetch_add(1, Ordering::Relaxed);
+        let effort = [Effort::Fast, Effort::Balanced, Effort::Store][count as usize % 3];
+        let reach = if count == 2 { Reach::Alone } else { Reach::All };
+        Choice { how: How { effort, reach }, pages: 1024 + count % 4 * 777 }
+    };
+    let mut encoder = Encoder::new(setup).unwrap();
+    let mut stream = Vec::new();
+    let mut sink = |frame: OutFrame<'_>| {
+        frame.parts().for_each(|part| stream.extend_from_slice(part));
+        Ok(())
+    };
+    if captured {
+        let mut past = InMemory::new(64 << 20);
+        let mut memory = image.map().bytes().to_vec();
+        for round in 0..2 {
+            for range in [0..3000, 3000..9000] {
+                let bytes = &memory[range.start as usize * PAGE_SIZE..range.end as usize * PAGE_SIZE];
+                let mut own = |frame: OutFrame<'static>| sink(frame);
+                encoder.batch(round, &set_of(range), bytes, &mut past, &choose, &mut own).unwrap();
+            }
+            memory.iter_mut().step_by(5000).for_each(|byte| *byte ^= 0x55);
+        }
+    } else {
+        encoder.image(image, None, &choose, &mut sink).unwrap();
+    }
+    stream
+}
+
+/// What goes over a wire is scanned by the same device, whose tables stay from batch to batch.
+#[test]
+fn an_adapter_gives_the_same_session() {
+    let Some(gpu) = gpu() else { return };
+    let image = image();
+    let opened = references().open(true);
+    for captured in [false, true] {
+        let truth = session(&image, &opened, &Beside::default(), captured);
+        for share in [Share::Device, Share::Both] {
+            let before = gpu.stats();
+            let beside = Beside::open(&gpu).share(share);
+            assert!(session(&image, &opened, &beside, captured) == truth, "{share:?}, captured: {captured}");
+            let GpuStats { pages, faults, .. } = gpu.stats();
+            assert_eq!(faults, 0);
+            if share == Share::Device {
+                let data = (0..image.page_count()).filter(|&page| image.page(page).is_some()).count() as u64;
+                let scanned = pages - before.pages;
+                assert!(scanned >= data, "{scanned} of {data} pages, captured: {captured}");
+            }
         }
     }
 }

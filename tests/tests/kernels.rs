@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
+use mig_engine::gpu::Beside;
 use mig_engine::guest::{Guest, GuestClass, find_notes};
 use mig_engine::image::WriteAs;
 use mig_engine::inspect::StreamInfo;
@@ -306,6 +307,7 @@ fn migration_streams_come_back() {
         let coding = Coding {
             references: &[disk],
             worker: &worker,
+            beside: &Beside::default(),
             level: level(),
             top: Effort::Fast,
             block_pages: 512,

@@ -4,9 +4,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{LazyLock, Mutex};
 
+use mig_engine::gpu::Beside;
 use mig_engine::live::{
     self, Applied, Arrival, Arrivals, Batched, Choice, Destination, Encoder, FlatFile, Have, InMemory,
     LastSent, OutFrame, Rounds, Setup,
@@ -33,7 +34,9 @@ fn header(references: &[Reference]) -> Header {
 fn setup<'a>(references: &'a [Reference], worker: &'a CpuWorker) -> Setup<'a> {
     let header = header(references);
     let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
-    Setup { header, references, guest: None, worker, level: level(), top, cancel: Cancel::new() }
+    static NOBODY: LazyLock<Beside> = LazyLock::new(Beside::default);
+    let (beside, cancel) = (&*NOBODY, Cancel::new());
+    Setup { header, references, guest: None, worker, beside, level: level(), top, cancel }
 }
 
 /// One effort for all.

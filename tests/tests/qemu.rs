@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::io;
 
+use mig_engine::gpu::Beside;
 use mig_engine::live::Choice;
 use mig_engine::qemu::{
     Coder, Coding, Consumer, FromFile, Holding, Input, Out, Parser, Rebuilt, RoundEnd, StreamError,
@@ -28,6 +29,7 @@ fn packed(stream: &[u8], references: &[Reference], effort: Effort) -> (Vec<u8>, 
     let coding = Coding {
         references,
         worker: &worker,
+        beside: &Beside::default(),
         level: level(),
         top: effort,
         block_pages: 512,
@@ -224,6 +226,7 @@ fn live_stream(stream: &[u8], holding: Holding) -> (Vec<u8>, Vec<RoundEnd>, u64)
     let coding = Coding {
         references: &[],
         worker: &worker,
+        beside: &Beside::default(),
         level: level(),
         top: Effort::Fast,
         block_pages: 512,

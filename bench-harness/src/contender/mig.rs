@@ -3,6 +3,7 @@
 use std::fs::File;
 
 use anyhow::{Context, Result};
+use mig_engine::gpu::Beside;
 use mig_engine::image::WriteAs;
 use mig_engine::{
     Cancel, DecodeLimits, Effort, FileStore, OpaqueStore, PackSummary, Packer, PageStore, Reference, Unpacker,
@@ -46,7 +47,7 @@ impl Mig {
             packer = packer.reference(reference);
         }
         if let Some(gpu) = &subject.gpu {
-            packer = packer.device(gpu);
+            packer = packer.beside(&Beside::open(gpu));
         }
         Ok(Mig {
             key: Key::Mig { effort, references: !references.paths.is_empty() },

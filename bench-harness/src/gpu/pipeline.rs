@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use mig_engine::gpu::Beside;
 use mig_engine::{
     BlockEncoder, CpuWorker, Effort, Gpu, Level, PackSummary, Packer, PageSet, Reference, ScanAhead, Share,
 };
@@ -68,14 +69,13 @@ fn settle(guest: &Guest, references: &[Reference], level: Level, ahead: Option<&
     let worker = CpuWorker { level };
     // The effort `store` settles and does no more.
     let encoder = BlockEncoder::new(guest, references, &worker, level, Effort::Store, false)?;
-    let encoder = if let Some(ahead) = ahead { encoder.with_ahead(ahead) } else { encoder };
     let sets: Vec<PageSet> = blocks(guest.pages())
         .map(|block| PageSet::from_ranges(std::iter::once(block)))
         .collect::<Result<_, _>>()?;
     if let Some(ahead) = ahead {
         sets.iter().for_each(|set| ahead.announce(set));
     }
-    sets.into_iter().try_for_each(|set| Ok(encoder.scan(set).map(drop)?))
+    sets.into_iter().try_for_each(|set| Ok(encoder.scan_ahead(set, ahead).map(drop)?))
 }
 
 /// Packs in turns; every stream must be the same.
@@ -91,10 +91,11 @@ pub(super) fn packs(
         let reference = disk_reference(&run.cancel)?;
         Ok(Packer::new().effort(effort).threads(threads).cancel(run.cancel.clone()).reference(reference))
     };
+    let (alone, both) = (Beside::open(gpu).share(Share::Device), Beside::open(gpu));
     let contenders = [
         (Way::CpuOnly, packer()?),
-        (Way::GpuOnly, packer()?.device(gpu).share(Share::Device)),
-        (Way::Both, packer()?.device(gpu)),
+        (Way::GpuOnly, packer()?.beside(&alone)),
+        (Way::Both, packer()?.beside(&both)),
     ];
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
     let mut truth: Option<Sink> = None;

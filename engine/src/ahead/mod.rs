@@ -22,7 +22,7 @@ use crate::settle::CHUNK_PAGES;
 
 /// Chunks that are announced ahead of the one that is scanned, at most, when an image is packed: 1 GiB of guest, whose
 /// results take some 16 MiB.
-pub(crate) const WINDOW_CHUNKS: u64 = 256;
+const WINDOW_CHUNKS: u64 = 256;
 /// The farthest ahead that claims lie.
 const MAX_LEAD: u64 = WINDOW_CHUNKS * 3 / 4;
 
@@ -148,6 +148,41 @@ enum ChunkState {
     Gone,
 }
 
+/// Announces a set's chunks as far ahead of those that are scanned as the window reaches: one by one, so that blocks of any
+/// number of whole chunks can be made of them.
+pub(crate) struct Announcer<'a> {
+    ahead: Option<&'a ScanAhead>,
+    pages: &'a PageSet,
+    announced: u64,
+}
+
+impl<'a> Announcer<'a> {
+    pub(crate) fn new(ahead: Option<&'a ScanAhead>, pages: &'a PageSet) -> Self {
+        Announcer { ahead, pages, announced: 0 }
+    }
+
+    /// Announces what the window holds if the next block begins with the page of this ordinal. Blocks that are not of whole
+    /// chunks end the device's part.
+    pub(crate) fn next_is(&mut self, ordinal: u64) {
+        if ordinal < self.pages.len()
+            && !ordinal.is_multiple_of(CHUNK_PAGES)
+            && let Some(ahead) = self.ahead.take()
+        {
+            ahead.retire();
+        }
+        let Some(ahead) = self.ahead else { return };
+        let until = self.pages.len().min(ordinal.saturating_add(WINDOW_CHUNKS * CHUNK_PAGES));
+        while self.announced < until {
+            let end = self.pages.len().min(self.announced + CHUNK_PAGES);
+            // Part of a set that is one.
+            if let Ok(chunk) = PageSet::from_list(self.pages.slice(self.announced..end)) {
+                ahead.announce(&chunk);
+            }
+            self.announced = end;
+        }
+    }
+}
+
 /// A set that is being scanned.
 #[derive(Debug)]
 pub(crate) struct Begun<'a> {
@@ -257,12 +292,26 @@ impl ScanAhead {
         self.lock().stats
     }
 
-    /// Begins to scan a set; `None` if it was not announced.
+    /// Begins to scan a set; `None` if it was not announced, in one or in consecutive parts, of which only the last may end
+    /// within a chunk.
     pub(crate) fn begin(&self, set: &PageSet) -> Option<Begun<'_>> {
         let mut state = self.lock();
-        let found = state.sets.iter_mut().find(|announced| !announced.begun && *announced.set == *set)?;
-        found.begun = true;
-        Some(Begun { ahead: self, first: found.first })
+        let is_first = |announced: &Announced| !announced.begun && announced.set.first() == set.first();
+        let at = state.sets.iter().position(is_first)?;
+        let (mut covered, mut parts) = (0, 0);
+        while covered < set.len() {
+            let part = state.sets.get(at + parts).filter(|part| !part.begun)?;
+            let until = covered + part.set.len();
+            let follows = part.first == state.sets[at].first + covered / CHUNK_PAGES
+                && covered.is_multiple_of(CHUNK_PAGES)
+                && until <= set.len();
+            if !follows || !part.set.ranges().eq(set.slice(covered..until)) {
+                return None;
+            }
+            (covered, parts) = (until, parts + 1);
+        }
+        state.sets.range_mut(at..at + parts).for_each(|part| part.begun = true);
+        Some(Begun { ahead: self, first: state.sets[at].first })
     }
 }
 

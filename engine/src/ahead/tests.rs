@@ -68,6 +68,34 @@ fn the_cpu_gets_what_was_handed_in_and_scans_the_rest() {
 }
 
 #[test]
+fn a_block_may_be_made_of_several_announced_chunks() {
+    let ahead = ScanAhead::new(Share::Both);
+    let pages = set(100..100 + 5 * 1024 + 7);
+    let mut announcer = Announcer::new(Some(&ahead), &pages);
+    announcer.next_is(0);
+    let claimed = tasks(ahead.claim(8, false));
+    assert_eq!(claimed.iter().map(Task::page_count).collect::<Vec<_>>(), [1024, 1024, 1024, 1024, 1024, 7]);
+    for task in &claimed {
+        ahead.finish(task, empty(task));
+    }
+    assert!(ahead.begin(&set(100..100 + 1500)).is_none(), "it ends within a chunk");
+    let first = ahead.begin(&set(100..100 + 2048)).unwrap();
+    assert!(ahead.begin(&set(100..100 + 2048)).is_none(), "it has begun");
+    announcer.next_is(2048);
+    let rest = ahead.begin(&set(100 + 2048..100 + 5 * 1024 + 7)).unwrap();
+    assert_eq!(
+        [0, 1, 2, 3].map(|chunk| rest.take(chunk).map(|scan| scan.records.len())),
+        [1024, 1024, 1024, 7].map(Some)
+    );
+    assert_eq!([0, 1].map(|chunk| first.take(chunk).is_some()), [true; 2]);
+    // At the end nothing is wrong; a block that begins within a chunk ends the device's part.
+    announcer.next_is(pages.len());
+    assert!(matches!(ahead.claim(1, false), Claim::Nothing));
+    announcer.next_is(1500);
+    assert!(matches!(ahead.claim(1, false), Claim::Closed));
+}
+
+#[test]
 fn a_late_device_goes_farther_ahead() {
     let ahead = ScanAhead::new(Share::Both);
     ahead.announce(&set(0..200 * 1024));

@@ -61,7 +61,6 @@ pub struct BlockEncoder<'a, S: ?Sized> {
     techniques: Techniques,
     drops_free: bool,
     zero: PageRecord,
-    ahead: Option<&'a ScanAhead>,
 }
 
 /// How blocks of one effort are coded.
@@ -198,14 +197,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             techniques: Techniques::ALL,
             drops_free: false,
             zero: zero[0],
-            ahead: None,
         })
-    }
-
-    /// Takes what a device has scanned of sets that were announced to this queue. What is coded is the same without.
-    pub fn with_ahead(mut self, ahead: &'a ScanAhead) -> Self {
-        self.ahead = Some(ahead);
-        self
     }
 
     /// Sets the live round that its blocks belong to.
@@ -261,15 +253,30 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
     /// [`EncodeError::PageSet`] if the set reaches beyond the source or has too many pages for a block,
     /// [`EncodeError::Reference`] if a reference cannot be read.
     pub fn scan(&self, pages: PageSet) -> Result<Scanned, EncodeError> {
-        self.scan_as(pages, self.own())
+        self.scan_as(pages, self.own(), None)
     }
 
-    /// As [`scan`](Self::scan), for a block that is to be coded in another way than the encoder's own.
+    /// As [`scan`](Self::scan), with what a device has found out of sets that were announced to this queue. What is coded is the
+    /// same without.
     ///
     /// # Errors
     ///
     /// As for [`scan`](Self::scan).
-    pub fn scan_as(&self, pages: PageSet, how: How) -> Result<Scanned, EncodeError> {
+    pub fn scan_ahead(&self, pages: PageSet, ahead: Option<&ScanAhead>) -> Result<Scanned, EncodeError> {
+        self.scan_as(pages, self.own(), ahead)
+    }
+
+    /// As [`scan_ahead`](Self::scan_ahead), for a block that is to be coded in another way than the encoder's own.
+    ///
+    /// # Errors
+    ///
+    /// As for [`scan`](Self::scan).
+    pub fn scan_as(
+        &self,
+        pages: PageSet,
+        how: How,
+        ahead: Option<&ScanAhead>,
+    ) -> Result<Scanned, EncodeError> {
         let (recipe, defers) = (&self.kit(how.effort).recipe, self.defers(how));
         if pages.end() > self.source.page_count() {
             return Err(EncodeError::PageSet("it reaches beyond the guest's memory"));
@@ -289,7 +296,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             drops_free: self.drops_free,
             zero: self.zero,
         };
-        let begun = self.ahead.and_then(|ahead| ahead.begin(&pages));
+        let begun = ahead.and_then(|ahead| ahead.begin(&pages));
         let chunk = |chunk: u64| {
             let end = pages.len().min((chunk + 1) * CHUNK_PAGES);
             let scan = begun.as_ref().and_then(|begun| begun.take(chunk));

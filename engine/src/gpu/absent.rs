@@ -11,6 +11,10 @@ use crate::source::PageSource;
 #[derive(Clone, Debug)]
 pub struct Gpu(Infallible);
 
+/// What a stream has on it.
+#[derive(Debug, Default)]
+pub(super) struct Kept;
+
 impl Gpu {
     /// No adapter.
     pub fn adapters() -> Vec<Adapter> {
@@ -38,6 +42,16 @@ impl Gpu {
 
     /// Scans what is announced.
     pub fn serve<S: PageSource + ?Sized>(&self, _ahead: &ScanAhead, _source: &S, _references: &[Reference]) {
+        match self.0 {}
+    }
+
+    pub(super) fn serve_keeping<S: PageSource + ?Sized>(
+        &self,
+        _ahead: &ScanAhead,
+        _source: &S,
+        _references: &[Reference],
+        _kept: &mut Kept,
+    ) -> bool {
         match self.0 {}
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! [`ScanAhead`]: crate::ScanAhead
 
+mod beside;
 mod choice;
 
 #[cfg(not(feature = "gpu"))]
@@ -36,6 +37,7 @@ mod tests;
 
 #[cfg(not(feature = "gpu"))]
 pub use absent::Gpu;
+pub use beside::Beside;
 pub use choice::{Adapter, AdapterKind, GpuChoice, GpuError, GpuMode, Refused, UnknownGpuMode};
 #[cfg(feature = "gpu")]
 pub use device::Gpu;

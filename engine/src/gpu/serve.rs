@@ -30,9 +30,19 @@ impl Gpu {
     ///
     /// If the device fails, there is a line in the log, the CPU does what is left, and the call returns.
     pub fn serve<S: PageSource + ?Sized>(&self, ahead: &ScanAhead, source: &S, references: &[Reference]) {
-        if let Some(fault) = self.run(ahead, source, references, true) {
-            self.report(&fault);
-        }
+        self.serve_keeping(ahead, source, references, &mut Kept::default());
+    }
+
+    /// The same with what an earlier call for the same stream left on the device. Whether the device can go on after it.
+    pub(super) fn serve_keeping<S: PageSource + ?Sized>(
+        &self,
+        ahead: &ScanAhead,
+        source: &S,
+        references: &[Reference],
+        kept: &mut Kept,
+    ) -> bool {
+        let fault = self.run(ahead, source, references, kept, true);
+        fault.inspect(|fault| self.report(fault)).is_none()
     }
 
     /// Scans pages of a source, all of them on the device. For tests and measurements.
@@ -48,7 +58,7 @@ impl Gpu {
     ) -> Result<Vec<ChunkScan>, Fault> {
         let ahead = ScanAhead::new(Share::Device);
         ahead.announce(pages);
-        let fault = self.run(&ahead, source, references, false);
+        let fault = self.run(&ahead, source, references, &mut Kept::default(), false);
         let begun = ahead.begin(pages);
         let scans = (0..pages.len().div_ceil(CHUNK_PAGES)).map(|chunk| begun.as_ref()?.take(chunk)).collect();
         let unfinished = || Fault::Other("the device left pages out".into());
@@ -70,10 +80,10 @@ impl Gpu {
         ahead: &ScanAhead,
         source: &S,
         references: &[Reference],
+        kept: &mut Kept,
         wait: bool,
     ) -> Option<Fault> {
-        let mut session =
-            Session { gpu: &self.inner, source, ahead, free: Vec::new(), under_way: VecDeque::new() };
+        let mut session = Session { gpu: &self.inner, source, ahead, kept, under_way: VecDeque::new() };
         // wgpu panics where a driver does what it may not. That is no reason to lose a migration.
         let worked = catch_unwind(AssertUnwindSafe(|| session.work(references, wait)));
         let fault = match worked {
@@ -97,12 +107,20 @@ impl Gpu {
     }
 }
 
+/// What a stream has on a device.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    tables: Option<Tables>,
+    /// Buffers for batches, those that are not under way.
+    free: Vec<Slot>,
+}
+
 /// One stream, or part of one, on a device.
 struct Session<'a, S: ?Sized> {
     gpu: &'a Arc<Inner>,
     source: &'a S,
     ahead: &'a ScanAhead,
-    free: Vec<Slot>,
+    kept: &'a mut Kept,
     /// The oldest first.
     under_way: VecDeque<Batch>,
 }
@@ -115,14 +133,18 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
         if !gpu.may_stage {
             pieces.probe(gpu).map_err(Fault::NoImport)?;
         }
-        let tables = Tables::new(gpu, self.source.page_count(), references)?;
-        for _ in 0..UNDER_WAY {
-            self.free.push(Slot::new(gpu, &tables)?);
+        let tables = match self.kept.tables.take() {
+            Some(tables) => tables,
+            None => Tables::new(gpu, self.source.page_count(), references)?,
+        };
+        let tables = self.kept.tables.insert(tables);
+        while self.kept.free.len() < UNDER_WAY {
+            self.kept.free.push(Slot::new(gpu, tables)?);
         }
         let most = gpu.sizes.batch_pages / CHUNK_PAGES as usize;
         let mut chunks = 1;
         loop {
-            if let Some(slot) = self.free.pop() {
+            if let Some(slot) = self.kept.free.pop() {
                 match self.ahead.claim(chunks, wait && self.under_way.is_empty()) {
                     Claim::Tasks(tasks) => {
                         self.start(slot, tasks, &mut pieces)?;
@@ -131,7 +153,7 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
                     // What is under way is of no use to anybody; its buffers live until it ends.
                     Claim::Closed => return Ok(()),
                     Claim::Nothing if self.under_way.is_empty() => return Ok(()),
-                    Claim::Nothing => self.free.push(slot),
+                    Claim::Nothing => self.kept.free.push(slot),
                 }
             }
             let Some(batch) = self.under_way.pop_front() else { continue };
@@ -140,7 +162,7 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
             for (task, scan) in finished.scans {
                 self.ahead.finish(&task, scan);
             }
-            self.free.push(finished.slot);
+            self.kept.free.push(finished.slot);
             match started.elapsed() {
                 took if took < SHORT => chunks = most.min(2 * chunks),
                 took if took > LONG => chunks = 1.max(chunks / 2),
@@ -180,7 +202,7 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
             for task in readable {
                 self.ahead.finish(&task, slot.empty_scan(task.page_count()));
             }
-            self.free.push(slot);
+            self.kept.free.push(slot);
             return Ok(());
         }
         let count: usize = pages.iter().map(|run| run.bytes.len() / crate::page::PAGE_SIZE).sum();

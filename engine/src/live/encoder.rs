@@ -11,11 +11,13 @@ use xxhash_rust::xxh3::Xxh3;
 use super::batch::Batch;
 use super::frames::{Have, OutFrame};
 use super::past::{LastSent, NothingSent};
+use crate::ahead::{Announcer, ScanAhead};
 use crate::encode::{BlockEncoder, CodedBlock, History, How, Reach, Scanned, digest_bytes};
 use crate::error::EncodeError;
 use crate::format::frame::FrameType;
 use crate::format::index::End;
 use crate::format::{Header, limits};
+use crate::gpu::Beside;
 use crate::guest::Guest;
 use crate::image::MemoryImage;
 use crate::kernel::KernelCache;
@@ -25,6 +27,7 @@ use crate::page::{PAGE_SIZE, PageSet};
 use crate::pipeline::{self, Steps};
 use crate::progress::Cancel;
 use crate::refs::Reference;
+use crate::settle::CHUNK_PAGES;
 use crate::source::PageSource;
 use crate::worker::ScanWorker;
 
@@ -39,6 +42,8 @@ pub struct Setup<'a> {
     pub guest: Option<&'a Guest>,
     /// Who scans pages.
     pub worker: &'a dyn ScanWorker,
+    /// Who scans besides.
+    pub beside: &'a Beside,
     /// The SIMD level of everything else.
     pub level: Level,
     /// The highest effort that any block will have.
@@ -228,7 +233,7 @@ impl<'a> Encoder<'a> {
             let end = pages.len().min(next + block_pages);
             let set = PageSet::from_ranges(pages.slice(next..end))?;
             next = end;
-            let scanned = encoder.scan_as(set.clone(), how)?;
+            let scanned = encoder.scan_as(set.clone(), how, None)?;
             let (mut there, mut fingerprints) = (Vec::new(), Vec::new());
             for (page, fingerprint) in set.ranges().flatten().zip(scanned.fingerprints()) {
                 if have.has(page, fingerprint) {
@@ -299,7 +304,24 @@ impl<'a> Encoder<'a> {
     where
         'a: 's,
     {
-        let Setup { header, references, guest, worker, level, top, cancel } = &self.setup;
+        let Setup { references, beside, .. } = self.setup;
+        beside
+            .scan(source, references, |ahead| self.blocks_ahead(source, round, (pages, ahead), choose, sink))
+    }
+
+    /// The same while a device may be scanning.
+    fn blocks_ahead<'s, S: PageSource + ?Sized>(
+        &mut self,
+        source: &'s S,
+        round: u64,
+        (pages, ahead): (&PageSet, Option<&ScanAhead>),
+        choose: Choose<'_>,
+        sink: Sink<'_, 's>,
+    ) -> Result<(), EncodeError>
+    where
+        'a: 's,
+    {
+        let Setup { header, references, guest, worker, level, top, cancel, .. } = &self.setup;
         let encoder: BlockEncoder<'s, S> =
             BlockEncoder::new(source, references, *worker, *level, *top, false)?.round(round);
         let encoder = match guest {
@@ -316,6 +338,7 @@ impl<'a> Encoder<'a> {
             let sequence = sent.block(&block);
             sink(OutFrame::of_block(sequence, block, how.effort, false))
         };
+        let mut announcer = Announcer::new(ahead, pages);
         let mut next = 0;
         let history = &mut self.history;
         let sets = || {
@@ -325,13 +348,14 @@ impl<'a> Encoder<'a> {
             if next == pages.len() {
                 return Ok(None);
             }
+            announcer.next_is(next);
             let choice = choose();
-            let end = pages.len().min(next + choice.pages.clamp(1, block_pages));
+            let end = pages.len().min(next + whole_chunks(choice.pages).clamp(1, block_pages));
             let set = PageSet::from_ranges(pages.slice(next..end))?;
             next = end;
             Ok(Some((choice.how, set)))
         };
-        run(&encoder, history, sets, |how, set| encoder.scan_as(set, how), &mut send)?;
+        run(&encoder, history, sets, |how, set| encoder.scan_as(set, how, ahead), &mut send)?;
         // What was left for later comes in the order in which the guest sees it.
         let mut left = history.leftovers(&encoder, block_pages);
         let lists = || {
@@ -342,6 +366,11 @@ impl<'a> Encoder<'a> {
         };
         run(&encoder, history, lists, |how, list| encoder.sample_as(list, how), &mut send)
     }
+}
+
+/// No more pages than these, in whole chunks if there is one: a device scans those, whatever blocks they are in.
+fn whole_chunks(pages: u64) -> u64 {
+    if pages < CHUNK_PAGES { pages } else { pages / CHUNK_PAGES * CHUNK_PAGES }
 }
 
 /// Takes sets of pages through the three steps of coding, several at once, and hands on their blocks in order.
@@ -395,7 +424,7 @@ pub fn alone<'s, S: PageSource + ?Sized>(
         BlockEncoder::new(source, setup.references, setup.worker, setup.level, effort, false)?.round(round);
     let how = How { effort, reach: Reach::Alone };
     let mut history = History::of_nothing(pages.len());
-    let block = encoder.code(&history.settle(&encoder, encoder.scan_as(pages, how)?)?)?;
+    let block = encoder.code(&history.settle(&encoder, encoder.scan_as(pages, how, None)?)?)?;
     Ok(OutFrame::of_block(sequence, block, effort, false))
 }
 

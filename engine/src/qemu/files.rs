@@ -15,6 +15,7 @@ use crate::encode::{BlockStats, How, Reach};
 use crate::error::{DecodeError, EncodeError};
 use crate::format::frame::FrameRead;
 use crate::format::{FrameWrite, Header};
+use crate::gpu::Beside;
 use crate::image::{ImageError, ImageFormat, ImageLayout, Segment, mapped_ram};
 use crate::live::{self, Applied, Choice, Destination, Encoder, FlatFile, OutFrame, Setup, Sink};
 use crate::options::Effort;
@@ -104,6 +105,8 @@ pub struct Coding<'a> {
     pub references: &'a [Reference],
     /// Who scans pages.
     pub worker: &'a dyn ScanWorker,
+    /// Who scans besides.
+    pub beside: &'a Beside,
     /// The SIMD level of everything else.
     pub level: Level,
     /// The highest effort that any block will have.
@@ -182,7 +185,7 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
     type Error = StreamError;
 
     fn start(&mut self, machine: &str, blocks: &[RamBlock]) -> Result<(), StreamError> {
-        let Coding { references, worker, level, top, block_pages, cancel } = self.coding.clone();
+        let Coding { references, worker, beside, level, top, block_pages, cancel } = self.coding.clone();
         let needs = references.iter().map(|reference| reference.need().clone()).collect();
         let header = Header::new(layout(machine, blocks, ImageFormat::Qemu)?, top, block_pages, needs);
         (self.out)(Out::Header(&header))?;
@@ -190,7 +193,7 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
         let past = self.past.take().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
         let past = FlatFile::new(past, pages)?;
         let mut encoder =
-            Encoder::new(Setup { header, references, guest: None, worker, level, top, cancel })?;
+            Encoder::new(Setup { header, references, guest: None, worker, beside, level, top, cancel })?;
         (self.out)(Out::Frame(encoder.header()))?;
         self.session = Some((encoder, past));
         Ok(())

@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use mig_engine::gpu::Beside;
 use mig_engine::{CpuWorker, Level, MemoryImage};
 use mig_service::events::Summary;
 use mig_service::keys;
@@ -98,6 +99,7 @@ impl<'d> Hosts<'d> {
             limits: Limits { connections: self.threads.clamp(1, 16) as u32, retry: LIMIT, silence: LIMIT },
             kernels: None,
             worker: &worker,
+            beside: &Beside::default(),
             level,
             cancel: run.cancel.clone(),
         };

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use mig_engine::{BlockStats, Class, Gpu, GpuMode, MemoryImage, PackSummary, Packer};
+use mig_engine::{BlockStats, Class, MemoryImage, PackSummary, Packer};
 use mig_service::events::KINDS;
 use mig_service::human;
 use mig_service::output::{Output, is_dash, print, stdout_file};
@@ -14,23 +14,16 @@ use serde_json::{Value, json};
 
 use crate::cli::{FreePages, PackArgs, SemanticArgs};
 use crate::qemu;
-use crate::run::{Bar, Run};
+use crate::run::{Bar, Run, beside};
 
 pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
     if is_dash(&args.output) && args.json {
         return Err(Problem::Usage("standard output can't take both the stream and --json".into()).into());
     }
-    // First of all, so that nothing is written or read where a GPU is required that is not there.
-    let choice = args.gpu.choice();
-    let gpu = if choice.mode == GpuMode::Require { Gpu::open(&choice) } else { Ok(None) };
-    let gpu = gpu.map_err(|error| {
-        Problem::Usage(format!(
-            "--gpu require: {error}; `mig devices` lists adapters, --gpu off does without"
-        ))
-    })?;
+    let beside = beside(&args.gpu)?;
     let output = if is_dash(&args.output) { None } else { Some(Output::new(&args.output, args.force)?) };
     if let Some(stream) = qemu::open_stream(&args.input, args.format)? {
-        return qemu::pack(args, stream, output, run);
+        return qemu::pack(args, stream, output, &beside, run);
     }
     let image = open(&args.input, args)?;
     let pool = run.pool(&args.work)?;
@@ -42,16 +35,13 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         let mut packer = Packer::new()
             .effort(args.effort)
             .random_access(args.random_access)
+            .beside(&beside)
             .on_progress(&show)
             .cancel(run.cancel.clone());
         for reference in references {
             packer = packer.reference(reference);
         }
         packer = semantic(packer, &args.semantics);
-        packer = match &gpu {
-            Some(gpu) => packer.device(gpu),
-            None => packer.gpu(choice),
-        };
         Ok(match &output {
             Some(output) => packer.pack_here(&image, output.file()?)?,
             None => packer.pack_here(&image, stdout_file()?)?,

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use mig_engine::gpu::Beside;
 use mig_engine::qemu::{self, Coding, FromFile, Packed, RamBlock};
 use mig_engine::{CpuWorker, FormatChoice, FrameWrite, Level, Progress};
 use mig_service::output::{Output, is_dash, print, stdout_file};
@@ -82,7 +83,13 @@ impl Stream {
     }
 }
 
-pub(crate) fn pack(args: &PackArgs, stream: Stream, output: Option<Output>, run: &Run) -> Result<()> {
+pub(crate) fn pack(
+    args: &PackArgs,
+    stream: Stream,
+    output: Option<Output>,
+    beside: &Beside,
+    run: &Run,
+) -> Result<()> {
     if args.random_access {
         let text = "--random-access is for images; the pages of a QEMU stream come in its own order";
         return Err(Problem::Usage(text.into()).into());
@@ -101,6 +108,7 @@ pub(crate) fn pack(args: &PackArgs, stream: Stream, output: Option<Output>, run:
         let coding = Coding {
             references: &references,
             worker: &worker,
+            beside,
             level: Level::best(),
             top: args.effort,
             block_pages: BLOCK_PAGES,

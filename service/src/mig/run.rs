@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use mig_engine::gpu::Beside;
 use mig_engine::{Cancel, Progress, default_threads};
+use mig_service::problem::Problem;
 
-use crate::cli::WorkArgs;
+use crate::cli::{GpuArgs, WorkArgs};
 
 /// The surroundings of one command.
 #[derive(Debug)]
@@ -38,6 +40,15 @@ impl Run {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         pool.with_context(|| format!("cannot start {threads} threads"))
     }
+}
+
+/// Who scans besides the CPU. To be asked first of all, so that nothing is read, written or sent where a GPU is required that is
+/// not there.
+pub(crate) fn beside(args: &GpuArgs) -> Result<Beside> {
+    Beside::new(&args.choice()).map_err(|error| {
+        let (mode, off) = (args.gpu, "`mig devices` lists adapters, --gpu off does without");
+        Problem::Usage(format!("--gpu {mode}: {error}; {off}")).into()
+    })
 }
 
 pub(crate) fn threads(work: &WorkArgs) -> usize {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use mig_engine::qemu::Holding;
-use mig_engine::{CpuWorker, GpuMode, Level, MemoryImage};
+use mig_engine::{CpuWorker, Level, MemoryImage};
 use mig_service::events::Summary;
 use mig_service::problem::Problem;
 use mig_service::references::{self, for_packing};
@@ -14,13 +14,10 @@ use mig_service::wire::{Target, hello};
 use crate::cli::SendArgs;
 use crate::migrate::{Show, vm_name};
 use crate::qemu::guest_sizes;
-use crate::run::{Run, threads};
+use crate::run::{Run, beside, threads};
 
 pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
-    if args.gpu.gpu == GpuMode::Require {
-        let text = "--gpu require: sending scans on the CPU so far; say --gpu off, or leave it out";
-        return Err(Problem::Usage(text.into()).into());
-    }
+    let beside = beside(&args.gpu)?;
     let vm = args.vm.clone().or_else(|| args.file.as_deref().map(vm_name)).unwrap_or_default();
     if !hello::is_vm_name(&vm) {
         let text = format!("--vm {vm:?}: a name is 1 to 128 letters, digits, '.', '_' and '-'");
@@ -41,6 +38,7 @@ pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
         limits: args.link.limits(),
         kernels: references::kernel_cache(),
         worker: &worker,
+        beside: &beside,
         level,
         cancel: run.cancel.clone(),
     };

@@ -96,6 +96,7 @@ fn send<'f>(
         references,
         guest,
         worker: sending.worker,
+        beside: sending.beside,
         level: sending.level,
         top: opened.top,
         cancel: sending.cancel.clone(),

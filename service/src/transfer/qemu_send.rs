@@ -218,8 +218,9 @@ fn run(
             return Err(EncodeError::PageSet("it is not at hand any more"));
         };
         let header = lock(&header).clone().ok_or(EncodeError::PageSet("there is no header yet"))?;
-        let (worker, level, cancel) = (sending.worker, sending.level, sending.cancel.clone());
-        let setup = Setup { header, references, guest: None, worker, level, top, cancel };
+        let Sending { worker, beside, level, .. } = *sending;
+        let cancel = sending.cancel.clone();
+        let setup = Setup { header, references, guest: None, worker, beside, level, top, cancel };
         live::alone_of_batch(&setup, batch.round, (&batch.pages, &batch.bytes), pages, frame.sequence())
     };
     let (account, over, sent_all) = (Account::default(), AtomicBool::new(false), AtomicBool::new(false));
@@ -236,6 +237,7 @@ fn run(
         let coding = Coding {
             references,
             worker: sending.worker,
+            beside: sending.beside,
             level: sending.level,
             top,
             block_pages,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use mig_engine::gpu::Beside;
 use mig_engine::live::Have;
 use mig_engine::{Cancel, Effort, KernelCache, Level, PAGE_SIZE, Reference, ScanWorker, VERSION};
 
@@ -57,6 +58,8 @@ pub struct Sending<'a> {
     pub kernels: Option<KernelCache>,
     /// Who scans pages.
     pub worker: &'a dyn ScanWorker,
+    /// Who scans besides.
+    pub beside: &'a Beside,
     /// The SIMD level of everything else.
     pub level: Level,
     /// Stops it.

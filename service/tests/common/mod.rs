@@ -55,6 +55,17 @@ impl Folder {
         Folder { dir: tempfile::tempdir().expect("a temporary folder") }
     }
 
+    /// The best GPU adapter's name; `None` if there is none, which `MIG_REQUIRE=gpu` forbids.
+    pub(crate) fn adapter(&self) -> Option<String> {
+        let listed = self.run("devices --seconds 0 --json").code(0);
+        let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+        let name = listed["adapters"][0]["name"].as_str().map(str::to_owned);
+        let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
+        let required = required.split(',').any(|name| name.trim() == "gpu");
+        assert!(name.is_some() || !required, "MIG_REQUIRE asks for a GPU, and there is no adapter");
+        name
+    }
+
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }

@@ -28,6 +28,23 @@ fn nothing_breaks() {
     assert_eq!(receiver.wait_for("done")["pages"], 10240);
 }
 
+/// What is sent can be scanned on a GPU, and the wire carries the same.
+#[test]
+fn a_gpu_scans_what_is_sent() {
+    let hosts = Hosts::new();
+    let mut nobody = hosts.send(1, "--gpu require --gpu-adapter no-such-adapter");
+    nobody.ends_with(2);
+    assert!(nobody.messages().contains("--gpu require: no GPU"), "{}", nobody.messages());
+    let Some(name) = hosts.folder.adapter() else { return };
+    let word = name.split_whitespace().next().expect("a word").to_lowercase();
+    let (mut receiver, port) = hosts.receive("");
+    let mut sender = hosts.send(port, &format!("--effort fast --gpu require --gpu-adapter {word}"));
+    sender.ends_with(0);
+    receiver.ends_with(0);
+    hosts.arrived();
+    assert!(sender.messages().contains("of 10 chunks scanned on the GPU"), "{}", sender.messages());
+}
+
 /// Cut in the middle three times, and there again a little later.
 #[test]
 fn cut_and_healed() {

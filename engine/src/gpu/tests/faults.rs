@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use super::{gpu, sample};
 use crate::ahead::Share;
-use crate::gpu::Gpu;
 use crate::gpu::fault::{Saboteur, Step};
+use crate::gpu::{Beside, Gpu};
 use crate::image::MemoryImage;
 use crate::options::Effort;
 use crate::pack::Packer;
@@ -62,8 +62,8 @@ fn image() -> MemoryImage {
 
 fn pack(image: &MemoryImage, gpu: Option<&Gpu>) -> Vec<u8> {
     let mut stream = Vec::new();
-    let packer = Packer::new().effort(Effort::Fast).threads(2).share(Share::Device);
-    let packer = if let Some(gpu) = gpu { packer.device(gpu) } else { packer };
+    let beside = gpu.map_or_else(Beside::default, Beside::open).share(Share::Device);
+    let packer = Packer::new().effort(Effort::Fast).threads(2).beside(&beside);
     packer.pack(image, &mut stream).unwrap();
     stream
 }
