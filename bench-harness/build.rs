@@ -6,8 +6,17 @@ use std::path::Path;
 use std::process::Command;
 
 /// Sources whose changes make another program, relative to the package.
-const SOURCES: [&str; 7] =
-    ["src", "Cargo.toml", "../engine", "../shaders", "../simd", "../Cargo.toml", "../Cargo.lock"];
+const SOURCES: [&str; 9] = [
+    "src",
+    "suites",
+    "Cargo.toml",
+    "../engine",
+    "../service",
+    "../shaders",
+    "../simd",
+    "../Cargo.toml",
+    "../Cargo.lock",
+];
 
 fn main() {
     for source in SOURCES.into_iter().chain(["build.rs", "../.git/HEAD", "../.git/index"]) {

@@ -15,12 +15,17 @@ use crate::exit;
 #[derive(Debug, Parser)]
 #[command(name = "mig-bench", version, after_help = exit::HELP)]
 pub(crate) struct Cli {
+    /// `run quick`, if there is none.
     #[command(subcommand)]
-    pub(crate) command: Command,
+    pub(crate) command: Option<Command>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Run(SuiteArgs),
+    /// List the suites that come with the program
+    List,
+    Compare(CompareArgs),
     Scan(ScanArgs),
     Pack(PackArgs),
     Index(IndexArgs),
@@ -177,6 +182,45 @@ pub(crate) struct GpuBenchArgs {
     pub(crate) threads: ThreadArgs,
     #[command(flatten)]
     pub(crate) output: OutputArgs,
+}
+
+/// Run a suite: corpora, contenders and links as it says
+///
+/// Every contender's output is decoded and compared first. Links are paced in this process. With --check, `mig auto` must be no slower
+/// than sending everything as it is, and within 5 % of the best fixed effort, on every link. Ctrl-C leaves what was measured so far.
+#[derive(Debug, Args)]
+pub(crate) struct SuiteArgs {
+    /// Name of a suite (`mig-bench list`), or a .toml file
+    #[arg(default_value = "quick")]
+    pub(crate) suite: String,
+    /// Memory image of a real guest, instead of the suite's
+    pub(crate) image: Option<PathBuf>,
+    /// Something the destination has: the VM's disk image, an older memory image
+    #[arg(short, long = "reference", value_name = "FILE", requires = "image")]
+    pub(crate) references: Vec<PathBuf>,
+    /// Also write a report with pictures, as one HTML file
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) gpu: GpuArgs,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    #[command(flatten)]
+    pub(crate) scratch: ScratchArgs,
+    #[command(flatten)]
+    pub(crate) output: OutputArgs,
+}
+
+/// Compare two reports of the same suite; code 5 if something is worse beyond the noise
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// What `run --json` wrote before
+    pub(crate) old: PathBuf,
+    /// What it wrote now
+    pub(crate) new: PathBuf,
+    /// Compare times of different machines and builds, too
+    #[arg(long)]
+    pub(crate) any_machine: bool,
 }
 
 /// What is packed, and with what.

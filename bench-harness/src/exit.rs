@@ -28,6 +28,14 @@ pub(crate) enum Problem {
         /// All goals.
         goals: usize,
     },
+    /// `compare`: cases that became worse.
+    #[error("{worse} of {compared} cases are worse than before")]
+    Worse {
+        /// Cases that became worse.
+        worse: usize,
+        /// All that both reports have.
+        compared: usize,
+    },
     /// Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -46,7 +54,7 @@ Exit codes:
   1    a file can't be read or written, or the like
   2    the command line is wrong
   3    a wrong answer: a contender's output does not decode to what it was given
-  5    with --check: a goal was missed, or could not be measured
+  5    with --check: a goal was missed, or could not be measured; compare: something is worse than before
   130  interrupted";
 
 /// The exit code for an error.
@@ -63,7 +71,7 @@ fn number_of_cause(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return Some(match problem {
             Problem::Usage(_) => USAGE,
             Problem::Wrong { .. } => WRONG,
-            Problem::Missed { .. } => MISSED,
+            Problem::Missed { .. } | Problem::Worse { .. } => MISSED,
             Problem::Interrupted => INTERRUPTED,
         });
     }

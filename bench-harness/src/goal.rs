@@ -54,6 +54,11 @@ impl Goal {
         Goal { what, got: human::percent(got), verdict: Verdict::of(got <= most) }
     }
 
+    /// Whether it was measured and met.
+    pub(crate) fn is_met(&self) -> bool {
+        self.verdict == Verdict::Pass
+    }
+
     /// Nothing was measured.
     pub(crate) fn unmeasured(what: impl Into<String>, why: impl Into<String>) -> Self {
         Goal { what: what.into(), got: why.into(), verdict: Verdict::Unmeasured }

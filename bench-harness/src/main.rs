@@ -15,6 +15,7 @@ mod goal;
 mod gpu;
 mod human;
 mod index;
+mod link;
 mod measure;
 mod memory;
 mod pack;
@@ -24,6 +25,7 @@ mod references;
 mod report;
 mod run;
 mod scan;
+mod suite;
 
 use std::process::ExitCode;
 
@@ -37,7 +39,12 @@ fn main() -> ExitCode {
         .format_timestamp(None)
         .init();
     let run = run::Run::new();
-    let result = match cli.command {
+    let quick = || Cli::parse_from(["mig-bench", "run"]).command;
+    let Some(command) = cli.command.or_else(quick) else { return ExitCode::FAILURE };
+    let result = match command {
+        Command::Run(args) => suite::run(&args, &run),
+        Command::List => suite::list(),
+        Command::Compare(args) => suite::compare(&args),
         Command::Scan(args) => scan::run(&args, &run),
         Command::Pack(args) => pack::run(&args, &run),
         Command::Index(args) => index::run(&args, &run),

@@ -34,6 +34,13 @@ pub(crate) fn timed_programs<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, 
     timed_of(UsageWho::RUSAGE_CHILDREN, work)
 }
 
+/// Does something by both; says what all of it took.
+pub(crate) fn timed_all<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
+    let before = cpu_seconds(UsageWho::RUSAGE_CHILDREN);
+    let (result, cost) = timed(work)?;
+    Ok((result, Cost { cpu: cost.cpu + cpu_seconds(UsageWho::RUSAGE_CHILDREN) - before, ..cost }))
+}
+
 fn timed_of<T>(who: UsageWho, work: impl FnOnce() -> Result<T>) -> Result<(T, Cost)> {
     let cpu = cpu_seconds(who);
     let start = Instant::now();
@@ -52,12 +59,12 @@ fn cpu_seconds(who: UsageWho) -> f64 {
 }
 
 /// What the same measurement gave each time, in order. At least one.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(into = "Summary")]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Summary", try_from = "Summary")]
 pub(crate) struct Samples(Vec<f64>);
 
 /// Samples in JSON.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Summary {
     median: f64,
     min: f64,
@@ -69,6 +76,14 @@ impl From<Samples> for Summary {
     fn from(samples: Samples) -> Self {
         let (median, min, max) = (samples.median(), samples.min(), samples.max());
         Summary { median, min, max, samples: samples.0 }
+    }
+}
+
+impl TryFrom<Summary> for Samples {
+    type Error = &'static str;
+
+    fn try_from(summary: Summary) -> Result<Self, &'static str> {
+        Samples::new(summary.samples).ok_or("there are no samples")
     }
 }
 
@@ -131,7 +146,7 @@ impl fmt::Display for Samples {
 }
 
 /// What the runs of one thing took.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// Seconds from start to end.
     pub(crate) wall_seconds: Samples,

@@ -203,3 +203,98 @@ fn wrong_command_lines_and_missing_files_differ() {
     let help = String::from_utf8(fixture.run(&["--help"]).stdout).unwrap();
     assert!(help.contains("Exit codes:") && !help.contains("peak-child"), "{help}");
 }
+
+/// A suite of one's own, on an image of one's own: every number is there, promises are judged, and a report compares with itself.
+#[test]
+fn a_suite_is_run_shown_and_compared() {
+    let fixture = Fixture::new();
+    let suite = r#"
+        about = "a test"
+        repeats = 2
+        links = ["400 Mbit", "4 Gbit"]
+        contenders = ["memcpy", "memory read", "raw", "zstd -1", "lz4", "zero pages, zstd -1", "mig store", "mig fast",
+                      "mig fast, no reference", "mig fast, no guest", "mig fast, scalar", "mig auto"]
+    "#;
+    fs::write(fixture.path("mine.toml"), suite).unwrap();
+    let run = [
+        "run",
+        "mine.toml",
+        "guest.raw",
+        "-r",
+        "guest.disk",
+        "--scratch",
+        "scratch",
+        "--html",
+        "report.html",
+    ];
+    let (json, text) = fixture.json(&run);
+    fixture.nothing_is_left_in(&fixture.path("scratch"));
+    let run = &json["result"]["runs"][0];
+    assert_eq!((&run["corpus"], &run["synthetic"]), (&"guest".into(), &Value::Null));
+    let line = |name: &str| {
+        let lines = run["contenders"].as_array().unwrap().iter();
+        lines.clone().find(|line| line["contender"] == name).unwrap_or_else(|| panic!("{name}: {run}"))
+    };
+    let bytes = |name: &str| line(name)["bytes"].as_u64().unwrap();
+    assert_eq!(bytes("raw"), 8 << 20);
+    assert_eq!(bytes("mig fast, scalar"), bytes("mig fast"));
+    assert!(bytes("mig fast") < bytes("mig fast, no reference") && bytes("mig fast") < bytes("zstd -1"));
+    assert!(bytes("lz4") < bytes("raw") && bytes("zero pages, zstd -1") < bytes("raw"));
+    assert!(line("memcpy")["links"].as_array().unwrap().is_empty(), "a roof moves no guest");
+    for name in ["raw", "zstd -1", "mig fast", "mig auto"] {
+        let links = line(name)["links"].as_array().unwrap();
+        assert_eq!(links.len(), 2, "{name}");
+        for link in links {
+            let least = link["bytes"].as_f64().unwrap() * 8.0 / link["bits_per_second"].as_f64().unwrap();
+            assert_eq!(link["seconds"]["samples"].as_array().unwrap().len(), 2);
+            assert!(link["seconds"]["min"].as_f64().unwrap() >= least * 0.99, "{name}: faster than the link");
+        }
+    }
+    assert_eq!(json["goals"].as_array().unwrap().len(), 4, "two promises on two links");
+    for part in ["seconds to move it", "mig auto", "time of mig auto, of raw"] {
+        assert!(text.contains(part), "{part} is missing in\n{text}");
+    }
+    let html = fs::read_to_string(fixture.path("report.html")).unwrap();
+    assert_eq!(html.matches("<svg").count(), 2);
+    assert!(
+        html.contains("mig auto") && !html.contains("http://www.w3.org/1999/xlink"),
+        "it needs nothing else"
+    );
+
+    fs::rename(fixture.path("report.json"), fixture.path("old.json")).unwrap();
+    let same = fixture.run(&["compare", "old.json", "old.json"]);
+    assert_eq!(same.status.code(), Some(0), "{}", String::from_utf8_lossy(&same.stderr));
+    // The same, but larger and slower.
+    let mut worse = json.clone();
+    let lines = worse["result"]["runs"][0]["contenders"].as_array_mut().unwrap();
+    let fast = lines.iter_mut().find(|line| line["contender"] == "mig fast").unwrap();
+    fast["bytes"] = (fast["bytes"].as_u64().unwrap() + 100_000).into();
+    fast["pack"]["wall_seconds"]["samples"] = serde_json::json!([100.0, 101.0]);
+    fs::write(fixture.path("worse.json"), worse.to_string()).unwrap();
+    let compared = fixture.run(&["compare", "old.json", "worse.json"]);
+    assert_eq!(compared.status.code(), Some(5));
+    let text = String::from_utf8(compared.stdout).unwrap();
+    assert_eq!(text.matches("WORSE").count(), 2, "{text}");
+    // Another machine's times say nothing.
+    worse["provenance"]["cpu"] = "another".into();
+    fs::write(fixture.path("worse.json"), worse.to_string()).unwrap();
+    let text = String::from_utf8(fixture.run(&["compare", "old.json", "worse.json"]).stdout).unwrap();
+    assert_eq!(text.matches("WORSE").count(), 1, "{text}");
+    assert_eq!(fixture.run(&["compare", "old.json", "guest.raw"]).status.code(), Some(2));
+}
+
+#[test]
+fn suites_are_listed_and_wrong_ones_refused() {
+    let fixture = Fixture::new();
+    let listed = fixture.run(&["list"]);
+    let text = String::from_utf8(listed.stdout).unwrap();
+    for name in ["quick:", "links:", "workers:"] {
+        assert!(text.contains(name), "{text}");
+    }
+    fs::write(fixture.path("bad.toml"), "about = \"x\"\ncontenders = [\"zip\"]\n").unwrap();
+    let refused = fixture.run(&["run", "bad.toml"]);
+    assert_eq!(refused.status.code(), Some(2));
+    let why = String::from_utf8(refused.stderr).unwrap();
+    assert!(why.contains("line 2") && why.contains("zip"), "{why}");
+    assert_eq!(fixture.run(&["run", "no-such-suite"]).status.code(), Some(2));
+}

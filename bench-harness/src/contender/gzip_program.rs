@@ -8,6 +8,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::program::Program;
 use super::{Contender, Key, Subject, Verified};
+use crate::link::Link;
 use crate::measure::Cost;
 
 /// See the top of the file.
@@ -43,5 +44,9 @@ impl Contender for GzipProgram {
 
     fn once(&self) -> bool {
         true
+    }
+
+    fn send(&mut self, subject: &Subject, link: &Link) -> Result<Option<Cost>> {
+        self.program.send(subject.path(), link).map(Some)
     }
 }

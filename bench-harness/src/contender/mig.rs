@@ -12,6 +12,7 @@ use mig_engine::{
 use super::sink::{Counter, compare_files, from_start};
 use super::{Contender, Key, Subject, Verified};
 use crate::exit::Problem;
+use crate::link::Link;
 use crate::measure::{Cost, timed};
 use crate::memory::MemoryStore;
 use crate::references::References;
@@ -41,8 +42,22 @@ impl Mig {
         references: &References,
         cancel: &Cancel,
     ) -> Result<Self> {
-        let mut packer =
-            Packer::new().effort(effort).threads(subject.threads).level(subject.level).cancel(cancel.clone());
+        Self::with(subject, Packer::new().level(subject.level).effort(effort), effort, references, cancel)
+    }
+
+    /// The same with a packer that was told other things besides.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub(crate) fn with(
+        subject: &Subject,
+        packer: Packer<'static>,
+        effort: Effort,
+        references: &References,
+        cancel: &Cancel,
+    ) -> Result<Self> {
+        let mut packer = packer.threads(subject.threads).cancel(cancel.clone());
         for reference in references.open(subject.image().page_count())? {
             packer = packer.reference(reference);
         }
@@ -133,6 +148,16 @@ impl Contender for Mig {
             return Err(Problem::Wrong { who: self.key.to_string(), what }.into());
         }
         Ok(cost)
+    }
+
+    fn send(&mut self, subject: &Subject, link: &Link) -> Result<Option<Cost>> {
+        let (_image, cost) = timed(|| {
+            let image = subject.for_run()?;
+            self.packer.pack(image.image(), link)?;
+            link.drain();
+            Ok(image)
+        })?;
+        Ok(Some(cost))
     }
 
     fn unpack_to_file(&mut self, subject: &Subject) -> Result<Option<Cost>> {

@@ -4,15 +4,18 @@
 //! [`Contender::verify`] packs, undoes and compares every byte, which also warms everything up. Peers get what helps
 //! them: as many threads as we have, the size of the input, the input in their own address space.
 
+mod auto;
+mod coder;
 mod gzip_program;
+mod library;
 mod memcpy;
 mod mig;
+mod named;
 mod program;
+mod read;
 mod sink;
 #[cfg(test)]
 mod tests;
-mod zlib;
-mod zstd_lib;
 mod zstd_program;
 
 use std::fmt;
@@ -22,14 +25,17 @@ use anyhow::{Context, Result};
 use mig_engine::{Effort, Gpu, Level, MemoryImage, PackSummary};
 
 use crate::cli::Mapping;
+use crate::link::Link;
 use crate::measure::Cost;
 
+use auto::Auto;
+pub(crate) use coder::{Zlib, Zstd};
 pub(crate) use gzip_program::GzipProgram;
+pub(crate) use library::Library;
 pub(crate) use memcpy::Memcpy;
 pub(crate) use mig::Mig;
+pub(crate) use named::{Chosen, Named, Nature};
 pub(crate) use sink::compare_pages;
-pub(crate) use zlib::Zlib;
-pub(crate) use zstd_lib::ZstdLib;
 pub(crate) use zstd_program::ZstdProgram;
 
 /// Which contender.
@@ -37,6 +43,10 @@ pub(crate) use zstd_program::ZstdProgram;
 pub(crate) enum Key {
     /// Copying the image: the roof.
     Memcpy,
+    /// Reading the image: the other roof.
+    Read,
+    /// The image as it is.
+    Raw,
     /// `gzip -6`, the program.
     GzipProgram,
     /// zlib-rs at level 6, in this process.
@@ -49,6 +59,28 @@ pub(crate) enum Key {
         threads: usize,
         /// The program or libzstd in this process.
         program: bool,
+    },
+    /// zstd with matches from up to 128 MiB before, in this process.
+    ZstdLong {
+        /// As in `zstd -19 --long`.
+        level: i32,
+    },
+    /// Zero pages named, the rest with zstd.
+    ZeroPages {
+        /// zstd's.
+        level: i32,
+    },
+    /// LZ4.
+    Lz4,
+    /// xz.
+    Xz {
+        /// As in `xz -6`.
+        level: u32,
+    },
+    /// This project, the effort chosen by the link.
+    Auto {
+        /// Whether it has the references.
+        references: bool,
     },
     /// This project.
     Mig {
@@ -67,6 +99,14 @@ impl fmt::Display for Key {
             Key::Zlib => f.write_str("zlib-rs -6 (library)"),
             Key::Zstd { level, threads, program: true } => write!(f, "zstd -{level} -T{threads} (program)"),
             Key::Zstd { level, threads, program: false } => write!(f, "zstd -{level} -T{threads} (library)"),
+            Key::Read => f.write_str("memory read"),
+            Key::Raw => f.write_str("raw"),
+            Key::ZstdLong { level } => write!(f, "zstd -{level} --long (library)"),
+            Key::ZeroPages { level } => write!(f, "zero pages, zstd -{level} (library)"),
+            Key::Lz4 => f.write_str("lz4 (library)"),
+            Key::Xz { level } => write!(f, "xz -{level} (library)"),
+            Key::Auto { references: true } => f.write_str("mig auto"),
+            Key::Auto { references: false } => f.write_str("mig auto, no reference"),
             Key::Mig { effort, references: true } => write!(f, "mig {effort}"),
             Key::Mig { effort, references: false } => write!(f, "mig {effort}, no reference"),
         }
@@ -215,6 +255,15 @@ pub(crate) trait Contender {
     ///
     /// Whatever keeps it from running.
     fn unpack_to_memory(&mut self, _subject: &Subject, _memory: &mut [u8]) -> Result<Option<Cost>> {
+        Ok(None)
+    }
+
+    /// Packs the image onto a link, and waits until that has carried everything. `None` for what is no way to move a guest.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps it from running.
+    fn send(&mut self, _subject: &Subject, _link: &Link) -> Result<Option<Cost>> {
         Ok(None)
     }
 

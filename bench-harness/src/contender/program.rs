@@ -12,7 +12,8 @@ use anyhow::{Context, Result};
 use super::sink::{Counting, compare_stream};
 use super::{Key, Subject, Verified};
 use crate::exit::Problem;
-use crate::measure::{Cost, timed_programs};
+use crate::link::Link;
+use crate::measure::{Cost, timed_all, timed_programs};
 
 /// Variables with which users change what the programs do.
 const SETTINGS: [&str; 3] = ["GZIP", "ZSTD_CLEVEL", "ZSTD_NBTHREADS"];
@@ -48,6 +49,20 @@ impl Program {
     /// Runs it to its end, the output thrown away.
     pub(super) fn run(&self, file: &Path) -> Result<Cost> {
         let ((), cost) = timed_programs(|| self.finish(self.start(file, Stdio::null())?))?;
+        Ok(cost)
+    }
+
+    /// Runs it, its output onto a link.
+    pub(super) fn send(&self, file: &Path, link: &Link) -> Result<Cost> {
+        let ((), cost) = timed_all(|| {
+            let mut child = self.start(file, Stdio::piped())?;
+            let mut output = child.stdout.take().context("the program's output is missing")?;
+            let mut out: &Link = link;
+            std::io::copy(&mut output, &mut out)?;
+            self.finish(child)?;
+            link.drain();
+            Ok(())
+        })?;
         Ok(cost)
     }
 

@@ -60,6 +60,11 @@ fn round_trip(fixture: &Fixture, contender: &mut dyn Contender) -> u64 {
     verified.bytes
 }
 
+fn zstd_library(level: i32) -> Library {
+    let key = Key::Zstd { level, threads: 2, program: false };
+    Library::new(key, Zstd { level, threads: 2, long: false })
+}
+
 #[test]
 fn libraries_and_memcpy_round_trip() {
     let fixture = Fixture::new();
@@ -67,9 +72,9 @@ fn libraries_and_memcpy_round_trip() {
     assert_eq!(round_trip(&fixture, &mut Memcpy::new(fixture.memory.len()).unwrap()), len);
     // A destination that is written over again and again.
     assert_eq!(round_trip(&fixture, &mut Memcpy::new(5 * PAGE_SIZE).unwrap()), len);
-    let zlib = round_trip(&fixture, &mut Zlib);
+    let zlib = round_trip(&fixture, &mut Library::new(Key::Zlib, Zlib));
     assert!((len / 10..len * 9 / 10).contains(&zlib), "{zlib}");
-    let zstd = [1, 3].map(|level| round_trip(&fixture, &mut ZstdLib::new(level, 2)));
+    let zstd = [1, 3].map(|level| round_trip(&fixture, &mut zstd_library(level)));
     assert!(zstd[1] < zstd[0] && zstd[0] < len * 9 / 10, "{zstd:?}");
 }
 
@@ -85,7 +90,7 @@ fn programs_round_trip() {
     }
     if installed("zstd") {
         let program = round_trip(&fixture, &mut ZstdProgram::new(3, 2));
-        let library = round_trip(&fixture, &mut ZstdLib::new(3, 2));
+        let library = round_trip(&fixture, &mut zstd_library(3));
         assert!(program.abs_diff(library) < library / 50, "{program} and {library}");
     }
 }
@@ -176,4 +181,47 @@ fn names_are_unique_and_say_what_is_run() {
     let names: std::collections::HashSet<String> = keys.iter().map(Key::to_string).collect();
     assert_eq!(names.len(), keys.len());
     assert!(names.contains("zstd -1 -T2 (program)") && names.contains("mig fast"), "{names:?}");
+}
+
+/// What suites add: each round trips, and nothing arrives faster than the link carries.
+#[test]
+fn what_suites_name_round_trips_and_is_paced() {
+    let fixture = Fixture::new();
+    let subject = fixture.subject(Mapping::Kept);
+    let references = fixture.references(&subject);
+    let rate: crate::link::Rate = "2 Gbit".parse().unwrap();
+    for (name, most) in [
+        ("raw", 1.0),
+        ("lz4", 0.9),
+        ("xz -1", 0.6),
+        ("zstd -3 --long", 0.7),
+        ("zero pages, zstd -1", 0.7),
+        ("memory read", 1.0),
+        ("mig auto", 0.5),
+        ("mig auto, no reference", 0.7),
+        ("mig fast, no guest", 0.5),
+    ] {
+        let named: Named = name.parse().unwrap();
+        let Chosen::Here(mut contender) = named.choose(&subject, &references, None, &Run::quiet()).unwrap()
+        else {
+            panic!("{name} is not here");
+        };
+        let verified = contender.verify(&subject).unwrap();
+        assert!(verified.bytes as f64 <= most * fixture.memory.len() as f64, "{name}: {}", verified.bytes);
+        assert!(contender.pack(&subject).unwrap().wall > 0.0);
+        let link = Link::new(rate);
+        let sent = contender.send(&subject, &link).unwrap();
+        assert_eq!(sent.is_some(), named.nature() != Nature::Roof, "{name}");
+        if let Some(cost) = sent {
+            assert!(
+                link.written() > 0 && cost.wall >= rate.seconds(link.written()) * 0.99,
+                "{name}: {cost:?}"
+            );
+        }
+    }
+    let gpu: Named = "mig fast, gpu".parse().unwrap();
+    let Chosen::NotHere(why) = gpu.choose(&subject, &references, None, &Run::quiet()).unwrap() else {
+        panic!("there is no GPU");
+    };
+    assert!(why.contains("--gpu"), "{why}");
 }

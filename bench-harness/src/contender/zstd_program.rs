@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::program::Program;
 use super::{Contender, Key, Subject, Verified};
+use crate::link::Link;
 use crate::measure::Cost;
 
 /// See the top of the file.
@@ -38,5 +39,9 @@ impl Contender for ZstdProgram {
 
     fn pack(&mut self, subject: &Subject) -> Result<Cost> {
         self.program.run(subject.path())
+    }
+
+    fn send(&mut self, subject: &Subject, link: &Link) -> Result<Option<Cost>> {
+        self.program.send(subject.path(), link).map(Some)
     }
 }

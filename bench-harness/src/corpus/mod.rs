@@ -9,7 +9,6 @@ pub(crate) mod tile;
 use anyhow::{Context, Result};
 
 const MEMORY: &[u8] = include_bytes!("../../../tests/data/sample.mem.zst");
-#[cfg(any(test, feature = "gpu"))]
 const DISK: &[u8] = include_bytes!("../../../tests/data/sample.disk.zst");
 
 /// The sample's memory.
@@ -26,7 +25,6 @@ pub(crate) fn sample_memory() -> Result<Vec<u8>> {
 /// # Errors
 ///
 /// As for [`sample_memory`].
-#[cfg(any(test, feature = "gpu"))]
 pub(crate) fn sample_disk() -> Result<Vec<u8>> {
     zstd::decode_all(DISK).context("the built-in sample is damaged")
 }

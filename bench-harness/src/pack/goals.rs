@@ -146,7 +146,7 @@ mod tests {
     fn args(more: &[&str]) -> PackArgs {
         let line = ["mig-bench", "pack", "image", "--reference", "disk"].iter().chain(more);
         match Cli::try_parse_from(line).unwrap().command {
-            Command::Pack(args) => args,
+            Some(Command::Pack(args)) => args,
             other => panic!("{other:?}"),
         }
     }

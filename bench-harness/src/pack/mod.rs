@@ -5,14 +5,14 @@
 //! into memory. Whatever disturbs the machine for a while so meets all of them.
 
 mod goals;
-mod result;
+pub(crate) mod result;
 
 use anyhow::{Context, Result};
 use mig_engine::{Gpu, Level, PAGE_SIZE};
 
 use crate::cli::{InputArgs, PackArgs};
 use crate::contender::{
-    Contender, GzipProgram, Memcpy, Mig, Subject, Zlib, ZstdLib, ZstdProgram, compare_pages,
+    Contender, GzipProgram, Key, Library, Memcpy, Mig, Subject, Zlib, Zstd, ZstdProgram, compare_pages,
 };
 use crate::corpus::sparse::synthetic;
 use crate::exit::Problem;
@@ -137,14 +137,16 @@ fn contenders(
             if installed("gzip", notes) {
                 list.push(Box::new(GzipProgram::new()));
             }
-            list.push(Box::new(Zlib));
+            list.push(Box::new(Library::new(Key::Zlib, Zlib)));
         }
         let zstd = installed("zstd", notes);
         for level in ZSTD_LEVELS {
             if zstd {
                 list.push(Box::new(ZstdProgram::new(level, subject.threads)));
             }
-            list.push(Box::new(ZstdLib::new(level, subject.threads)));
+            let threads = subject.threads;
+            let key = Key::Zstd { level, threads, program: false };
+            list.push(Box::new(Library::new(key, Zstd { level, threads, long: false })));
         }
     }
     let none = References::default();
@@ -209,8 +211,7 @@ fn measure(
     let bytes = subject.image().file_len();
     let lines: Option<Vec<Line>> = all.iter().map(|running| running.line(bytes)).collect();
     let mut lines = lines.context("a contender was not measured")?;
-    let gzip =
-        lines.iter().find(|line| line.key == crate::contender::Key::GzipProgram).map(|line| line.bytes);
+    let gzip = lines.iter().find(|line| line.key == Key::GzipProgram).map(|line| line.bytes);
     for line in &mut lines {
         line.of_gzip = gzip.filter(|_| line.is_packed()).map(|gzip| line.bytes as f64 / gzip as f64);
     }

@@ -204,6 +204,11 @@ impl PackResult {
 }
 
 impl Blocks {
+    /// Coded bytes of residual pages by class.
+    pub(crate) fn class_bytes(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.classes.iter().map(|class| (class.name, class.bytes))
+    }
+
     /// `None` where no page is settled.
     pub(crate) fn bytes_a_settled_page(&self) -> Option<f64> {
         (self.settled_pages > 0).then(|| self.settled_bytes as f64 / self.settled_pages as f64)

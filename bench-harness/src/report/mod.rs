@@ -1,7 +1,7 @@
 //! One report type, two ways to print it.
 
 mod json;
-mod table;
+pub(crate) mod table;
 
 use anyhow::{Result, bail};
 use serde::Serialize;
@@ -13,7 +13,7 @@ use crate::provenance::Provenance;
 pub(crate) use table::Table;
 
 /// The JSON's `schema`. A change that a reader of old files would stumble over gets a new number.
-const SCHEMA: &str = "mig-bench/1";
+pub(crate) const SCHEMA: &str = "mig-bench/1";
 
 /// What a command measured.
 #[derive(Debug, Serialize)]
@@ -48,6 +48,11 @@ impl<R: Serialize> Report<R> {
             result,
             goals: Vec::new(),
         }
+    }
+
+    /// Where and of what the figures were taken.
+    pub(crate) fn provenance(&self) -> &Provenance {
+        &self.provenance
     }
 
     /// Prints the report around `figures`, writes the JSON if asked to, and judges if asked to.
@@ -95,7 +100,7 @@ impl<R: Serialize> Report<R> {
 }
 
 /// Prints text; a reader that went away is no error.
-fn print(text: &str) -> Result<()> {
+pub(crate) fn print(text: &str) -> Result<()> {
     use std::io::{ErrorKind, Write, stdout};
     let mut out = stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {

@@ -1,0 +1,239 @@
+//! `mig send --effort auto`: the session that a migration consists of, its efforts chosen block by block as the link asks for.
+//!
+//! The same encoder and the same controller as in `mig send`, in this process. What a receiver's meter would say of the link, the link
+//! says itself; a receiver's processors are never what holds it up.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use mig_engine::gpu::Beside;
+use mig_engine::image::WriteAs;
+use mig_engine::live::{self, Choice, Destination, Encoder, OutFrame, Setup};
+use mig_engine::{
+    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, FrameReader, Header, OpaqueStore,
+    PageStore, Reference, Settled, default_threads,
+};
+use mig_service::controller::{Controller, Observed};
+use mig_service::load::Load;
+
+use super::sink::{compare_files, from_start};
+use super::{Contender, Key, Subject, Verified};
+use crate::exit::Problem;
+use crate::link::{Link, Rate};
+use crate::measure::{Cost, timed};
+use crate::references::References;
+
+/// Pages of a block, at most: what a receiver offers.
+const BLOCK_PAGES: u64 = 8192;
+/// Bytes of a frame's data, at most: twice a block's pages.
+const MAX_FRAME: u64 = 2 * BLOCK_PAGES * 4096;
+/// How often the controller is told what the link did, in seconds.
+const INTERVAL: f64 = 0.1;
+/// Fewer bytes than these on their way, and the link may have run dry.
+const DRY: u64 = 48 << 10;
+
+/// See the top of the file.
+#[derive(Debug)]
+pub(crate) struct Auto {
+    references: References,
+    opened: Vec<Reference>,
+    beside: Beside,
+    cancel: Cancel,
+}
+
+impl Auto {
+    /// Opens what it sends with; none of this is timed.
+    ///
+    /// # Errors
+    ///
+    /// References can't be opened.
+    pub(crate) fn new(subject: &Subject, references: &References, cancel: &Cancel) -> Result<Self> {
+        let opened = references.open(subject.image().page_count())?;
+        let beside = subject.gpu.as_ref().map_or_else(Beside::default, Beside::open);
+        Ok(Auto { references: references.clone(), opened, beside, cancel: cancel.clone() })
+    }
+
+    /// One session over a link, into `keep` as well if there is one; gives its header.
+    fn session(&self, subject: &Subject, link: &Link, mut keep: Option<&File>) -> Result<Header> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(subject.threads).build()?;
+        pool.install(|| {
+            let image = subject.for_run()?;
+            let image = image.image();
+            let (guest, references) = live::read_image(image, &self.opened, None, &self.cancel)?;
+            let needs = references.iter().map(|reference| reference.need().clone()).collect();
+            let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
+            let header = Header::new(image.layout().clone(), top, BLOCK_PAGES, needs);
+            let worker = CpuWorker { level: subject.level };
+            let mut encoder = Encoder::new(Setup {
+                header: header.clone(),
+                references: &references,
+                guest: guest.as_ref(),
+                worker: &worker,
+                beside: &self.beside,
+                level: subject.level,
+                top,
+                cancel: self.cancel.clone(),
+            })?;
+            let driver = Driver::new(subject.threads, link);
+            let mut out: &Link = link;
+            let mut sink = |frame: OutFrame<'_>| {
+                driver.coded(&frame);
+                let written = frame.parts().try_for_each(|part| {
+                    if let Some(file) = &mut keep {
+                        file.write_all(part)?;
+                    }
+                    out.write_all(part)
+                });
+                written.map_err(mig_engine::EncodeError::Write)
+            };
+            sink(encoder.header())?;
+            encoder.image(image, None, &|| driver.choose(), &mut sink)?;
+            sink(encoder.end())?;
+            link.drain();
+            Ok(header)
+        })
+    }
+}
+
+/// Tells the controller what happens.
+struct Driver<'l> {
+    link: &'l Link,
+    threads: f64,
+    cores: f64,
+    state: Mutex<State>,
+}
+
+struct State {
+    controller: Controller,
+    since: Instant,
+    load: Load,
+    /// Bytes that had arrived when the interval began.
+    delivered: u64,
+    least_waiting: u64,
+}
+
+impl<'l> Driver<'l> {
+    fn new(threads: usize, link: &'l Link) -> Self {
+        let cores = threads as u32;
+        let state = State {
+            controller: Controller::new(&Effort::AVAILABLE, [cores, cores], false, threads + 1),
+            since: Instant::now(),
+            load: Load::now(),
+            delivered: 0,
+            least_waiting: u64::MAX,
+        };
+        let (threads, machine) = (threads as f64, default_threads() as f64);
+        Driver { link, threads, cores: machine, state: Mutex::new(state) }
+    }
+
+    fn coded(&self, frame: &OutFrame<'_>) {
+        let (Some(pages), Some(stats)) = (frame.pages(), frame.stats()) else { return };
+        let pages = pages.len() - stats.pages[Settled::Later.kind()];
+        let residual = stats.pages[Settled::Residual.kind()];
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.controller.block(frame.effort(), pages, residual, frame.len());
+    }
+
+    fn choose(&self) -> Choice {
+        let (waiting, written) = (self.link.waiting(), self.link.written());
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = &mut *state;
+        state.least_waiting = state.least_waiting.min(waiting);
+        let (seconds, delivered) = (state.since.elapsed().as_secs_f64(), written.saturating_sub(waiting));
+        if seconds > INTERVAL {
+            let load = Load::now();
+            let micros = |now: u64, then: u64| now.saturating_sub(then) as f64 / 1e6;
+            let used = micros(load.used, state.load.used);
+            // Of the machine that nobody used, and of our own threads: whichever is less.
+            let idle = (micros(load.idle, state.load.idle) / (self.cores * seconds))
+                .min(1.0 - used / (self.threads * seconds));
+            state.controller.observe(&Observed {
+                seconds,
+                delivered: delivered.saturating_sub(state.delivered),
+                backlogged: state.least_waiting > DRY,
+                used: [used, 0.0],
+                idle: [Some(idle.clamp(0.0, 1.0)), None],
+            });
+            (state.since, state.load, state.delivered) = (Instant::now(), load, delivered);
+            state.least_waiting = u64::MAX;
+        }
+        state.controller.choose(waiting)
+    }
+}
+
+/// Where a session's pages go when it is undone.
+struct Rebuilt(FileStore);
+
+impl PageStore for Rebuilt {
+    fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write(first_page, bytes)
+    }
+
+    fn write_zero(&self, first_page: u64, pages: u64) -> io::Result<()> {
+        self.0.write_zero(first_page, pages)
+    }
+
+    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(page, offset, out)
+    }
+}
+
+impl OpaqueStore for Rebuilt {
+    fn write_opaque(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_opaque(offset, bytes)
+    }
+}
+
+impl Destination for Rebuilt {
+    fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
+        Err(DecodeError::Invalid { field: "piece", why: "an image has none" })
+    }
+}
+
+impl Contender for Auto {
+    fn key(&self) -> Key {
+        Key::Auto { references: !self.references.paths.is_empty() }
+    }
+
+    fn about(&self) -> String {
+        "the session of mig send, efforts chosen as the link asks for; references opened and indexed beforehand".into()
+    }
+
+    /// Over a link of 1 Gbit/s, so that it has something to choose; the bytes depend on that and on the machine.
+    fn verify(&mut self, subject: &Subject) -> Result<Verified> {
+        let who = self.key().to_string();
+        let file = subject.scratch_file()?;
+        let link = Link::new("1 Gbit".parse::<Rate>().map_err(anyhow::Error::msg)?);
+        let (header, cost) = timed(|| self.session(subject, &link, Some(&file)))?;
+        file.sync_all()?;
+        let resolved = self.references.resolve(&header)?;
+        let mut frames = FrameReader::new(from_start(&file), MAX_FRAME);
+        let first = mig_engine::FrameRead::read_frame(&mut frames)?.context("the session is empty")?;
+        let header = live::read_header(&first, DecodeLimits::default())?;
+        let rebuilt = subject.scratch_file()?;
+        let store =
+            Rebuilt(FileStore::new(rebuilt, subject.image().layout(), WriteAs::Same, &subject.scratch)?);
+        let applied = live::apply_file(&header, &resolved, subject.level, &store, frames, &self.cancel)?;
+        if applied.pages != subject.image().page_count() {
+            let what = format!("{} of {} pages arrived", applied.pages, subject.image().page_count());
+            return Err(Problem::Wrong { who, what }.into());
+        }
+        compare_files(&who, store.0.into_file(), subject.image())?;
+        Ok(Verified { bytes: link.written(), cost })
+    }
+
+    /// As over a link that is never the limit.
+    fn pack(&mut self, subject: &Subject) -> Result<Cost> {
+        let link = Link::new("1000 Gbit".parse::<Rate>().map_err(anyhow::Error::msg)?);
+        let ((), cost) = timed(|| self.session(subject, &link, None).map(drop))?;
+        Ok(cost)
+    }
+
+    fn send(&mut self, subject: &Subject, link: &Link) -> Result<Option<Cost>> {
+        let ((), cost) = timed(|| self.session(subject, link, None).map(drop))?;
+        Ok(Some(cost))
+    }
+}
