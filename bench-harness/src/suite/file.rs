@@ -122,7 +122,7 @@ impl Suite {
             "it has no contenders"
         } else if suite.threads.is_empty() {
             "threads is empty"
-        } else if !(suite.longest > 0.0) {
+        } else if suite.longest.is_nan() || suite.longest <= 0.0 {
             "longest is not above 0"
         } else {
             return Ok(suite);

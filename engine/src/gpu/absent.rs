@@ -13,7 +13,7 @@ pub struct Gpu(Infallible);
 
 /// What a stream has on it.
 #[derive(Debug, Default)]
-pub(super) struct Kept;
+pub(super) struct Kept {}
 
 impl Gpu {
     /// No adapter.
