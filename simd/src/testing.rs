@@ -124,6 +124,11 @@ pub(crate) fn pages() -> Vec<(String, Box<Page>)> {
     pages
 }
 
+/// [`pages`], or every third where a kernel and its reference take seconds for each.
+pub(crate) fn pages_for_slow_tests() -> impl Iterator<Item = (String, Box<Page>)> {
+    pages().into_iter().step_by(if cfg!(miri) { 3 } else { 1 })
+}
+
 /// The places through which tests move an odd byte: all 4096, or a few where that takes too long.
 pub(crate) fn places() -> impl Iterator<Item = usize> {
     (0..PAGE_SIZE).step_by(if cfg!(miri) { 2047 } else { 1 })

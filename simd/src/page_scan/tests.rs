@@ -36,7 +36,7 @@ fn scan_one(level: Level, page: &Page) -> PageRecord {
 #[test]
 fn agrees_with_the_reference() {
     for level in testing::levels() {
-        for (name, page) in testing::pages() {
+        for (name, page) in testing::pages_for_slow_tests() {
             assert_eq!(scan_one(level, &page), reference(&page), "{level}: {name}");
         }
     }
