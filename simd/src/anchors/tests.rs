@@ -35,13 +35,13 @@ fn find(level: Level, page: &Page, sparsity: u32) -> Vec<(u16, u64)> {
 }
 
 fn sparsities() -> impl Iterator<Item = u32> {
-    (0..=MAX_SPARSITY).step_by(if cfg!(miri) { 16 } else { 1 })
+    (0..=MAX_SPARSITY).step_by(if cfg!(miri) { 20 } else { 1 })
 }
 
 #[test]
 fn agrees_with_the_reference() {
     for level in testing::levels() {
-        for (name, page) in testing::pages_for_slow_tests() {
+        for (name, page) in testing::pages() {
             for sparsity in sparsities() {
                 let expected = reference(&page, sparsity);
                 assert_eq!(find(level, &page, sparsity), expected, "{level}: {name}, {sparsity}");

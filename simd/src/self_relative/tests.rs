@@ -15,6 +15,11 @@ const ADDRESSES: [u64; 6] = [
     0x5555_0000_0000,
 ];
 
+/// The addresses to try: all, or the first of a process and of a kernel where that takes too long.
+fn addresses() -> impl Iterator<Item = u64> {
+    ADDRESSES.into_iter().take(if cfg!(miri) { 2 } else { ADDRESSES.len() })
+}
+
 /// The truth, word by word, in wider numbers.
 fn reference(page: &Page, address: u64) -> Box<Page> {
     let words = testing::words_of(page);
@@ -35,7 +40,7 @@ fn reference(page: &Page, address: u64) -> Box<Page> {
 fn pages(address: u64) -> Vec<Box<Page>> {
     let mut random = Random::new(address);
     let mut pages: Vec<Box<Page>> = testing::pages().into_iter().step_by(9).map(|(_, page)| page).collect();
-    let count = if cfg!(miri) { 2 } else { 20 };
+    let count = if cfg!(miri) { 1 } else { 20 };
     pages.extend((0..count).map(|_| {
         testing::page_of(|i| {
             let own = address + 8 * i as u64;
@@ -73,7 +78,7 @@ fn exchanged(level: Level, page: &Page, address: u64) -> Box<Page> {
 #[test]
 fn agrees_with_the_definition_and_undoes_itself() {
     for level in testing::levels() {
-        for address in ADDRESSES {
+        for address in addresses() {
             for page in pages(address) {
                 let once = exchanged(level, &page, address);
                 assert!(once == reference(&page, address), "{level}: at {address:#x}");
@@ -86,7 +91,7 @@ fn agrees_with_the_definition_and_undoes_itself() {
 #[test]
 fn zeros_stay_zeros_and_nothing_else_becomes_one() {
     for level in testing::levels() {
-        for address in ADDRESSES {
+        for address in addresses() {
             for page in pages(address) {
                 let zeros =
                     |page: &Page| testing::words_of(page).iter().map(|&word| word == 0).collect::<Vec<_>>();
