@@ -173,9 +173,9 @@ pub(crate) struct GpuBenchArgs {
     /// Timed runs of each pipeline
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) repeats: u32,
-    /// Efforts to measure
-    #[arg(short, long, value_enum, default_value = "all")]
-    pub(crate) effort: EffortChoice,
+    /// Efforts to measure, with commas between them
+    #[arg(short, long, value_enum, value_delimiter = ',', default_value = "store,fast,balanced")]
+    pub(crate) effort: Vec<EffortChoice>,
     #[command(flatten)]
     pub(crate) gpu: GpuArgs,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut};
 
 /// A share in bytes that stay where and what they are while it exists.
 #[derive(Clone)]
@@ -26,6 +26,12 @@ impl fmt::Debug for Hold {
 impl Hold {
     /// A share in a mapping. If it is of a file, the file must rest, as for everyone who reads it: see [`crate::map`].
     pub fn of_map(map: Arc<Mmap>) -> Self {
+        Self::new(&map[..], map.clone())
+    }
+
+    /// A share in a mapping that may be written to, but is not: whoever shares it has no way to. This is what a VMM's guest
+    /// memory is, and the only kind of mapping that some drivers import (see `docs/gpu.md`).
+    pub fn of_map_mut(map: Arc<MmapMut>) -> Self {
         Self::new(&map[..], map.clone())
     }
 

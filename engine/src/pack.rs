@@ -256,7 +256,10 @@ impl<'a> Packer<'a> {
         out: impl FrameWrite,
     ) -> Result<PackSummary, EncodeError> {
         // Before a byte is written: one may be required that is not there.
-        let beside = self.beside.clone().map_or_else(|| Beside::new(&self.gpu), Ok)?;
+        let mut beside = self.beside.clone().map_or_else(|| Beside::new(&self.gpu), Ok)?;
+        if self.effort == Effort::Store {
+            beside = beside.unless_auto();
+        }
         let (guest, kernel) = self.read_guest(source, layout)?;
         let references: Vec<Reference> = self.references.iter().cloned().chain(kernel).collect();
         let job = Job { source, layout, opaque, references: &references, guest: guest.as_ref() };

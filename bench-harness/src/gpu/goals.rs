@@ -1,6 +1,8 @@
 //! What was promised of a GPU. A software adapter is held to none of it: it is the CPU.
 
-use super::result::{GpuResult, Way};
+use mig_engine::Effort;
+
+use super::result::{GpuResult, Memory, Scan, Way};
 use crate::goal::Goal;
 use crate::measure::Samples;
 
@@ -25,25 +27,34 @@ pub(super) fn goals(result: &GpuResult) -> Vec<Goal> {
         .into();
     }
     let mut goals = Vec::new();
-    let best = result.scans.iter().max_by(|a, b| a.rate.median().total_cmp(&b.rate.median()));
+    // What pinning takes is in the rows of memory that is imported while it is scanned.
+    let of = |scans: &[Scan]| scans.iter().find(|scan| scan.memory == Some(Memory::Imported)).cloned();
     let upload = Samples::new([result.upload]);
-    let what = "scan end to end, of host-to-device bandwidth";
-    goals.push(match best.zip(upload).and_then(|(scan, upload)| scan.rate.ratio(&upload)) {
+    let what = "scan end to end, memory imported before, of host-to-device bandwidth";
+    goals.push(match of(&result.scans).zip(upload).and_then(|(scan, upload)| scan.rate.ratio(&upload)) {
         Some(share) => Goal::at_least(what, &share, OF_UPLOAD, ""),
-        None => Goal::unmeasured(what, "nothing was scanned"),
+        None => Goal::unmeasured(what, "this adapter does not import memory"),
     });
-    let of = |name: &str| result.settles.iter().find(|settle| settle.who.starts_with(name));
-    let what = "scan and settle: processor seconds at avx2, over those with the GPU";
+    let what = "scan and settle: processor seconds at avx2, over those with the GPU, memory imported before";
     // The runs did not take turns, so medians are compared.
-    let fewer = of("avx2").zip(of("GPU")).and_then(|(cpu, gpu)| {
+    let avx2 = result.settles.iter().find(|settle| settle.who == "avx2");
+    let fewer = avx2.zip(of(&result.settles)).and_then(|(cpu, gpu)| {
         Samples::new([cpu.cpu_seconds_per_gb.median() / gpu.cpu_seconds_per_gb.median()])
     });
     goals.push(match fewer {
         Some(fewer) => Goal::at_least(what, &fewer, FEWER_SECONDS, "x"),
-        None => Goal::unmeasured(what, "this machine has no AVX2"),
+        None => Goal::unmeasured(what, "this machine has no AVX2, or its adapter does not import memory"),
     });
-    for pipeline in result.pipelines.iter().filter(|pipeline| pipeline.memory == "held") {
-        let what = format!("{}: the pipeline with the GPU, over the one without", pipeline.effort);
+    for pipeline in &result.pipelines {
+        let (effort, memory) = (pipeline.effort, pipeline.memory.name());
+        let what = format!("{effort}, memory {memory}: the pipeline with the GPU, over the one without");
+        if pipeline.memory == Memory::Held && effort == Effort::Store.name() {
+            goals.push(Goal::unmeasured(
+                what,
+                "pinning takes longer than scanning, so --gpu auto leaves this to the CPU",
+            ));
+            continue;
+        }
         let timings = pipeline.timing(Way::Both).zip(pipeline.timing(Way::CpuOnly));
         let ratio = timings.and_then(|(both, cpu)| both.gb_per_second.ratio(&cpu.gb_per_second));
         goals.push(match ratio {
@@ -56,7 +67,7 @@ pub(super) fn goals(result: &GpuResult) -> Vec<Goal> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::result::{Pipeline, Scan, Settle};
+    use super::super::result::Pipeline;
     use super::*;
     use crate::goal::Verdict;
     use crate::measure::{Cost, Timing};
@@ -66,10 +77,11 @@ mod tests {
     }
 
     fn good() -> GpuResult {
-        let settle = |who: &str, seconds| Settle {
+        let scan = |who: &str, memory, rate, seconds| Scan {
             who: who.into(),
+            memory,
+            rate: samples(rate),
             cpu_seconds_per_gb: samples(seconds),
-            gb_per_second: samples(1.0),
         };
         let timing = |wall| Timing::new(1 << 30, &[Cost { wall, cpu: 1.0 }]).unwrap();
         GpuResult {
@@ -83,18 +95,19 @@ mod tests {
             host_read: samples(20.0),
             upload: 10.0,
             scan_on_device: 100.0,
+            imported: None,
             scans: vec![
-                Scan { way: "copied", rate: samples(5.0) },
-                Scan { way: "imported", rate: samples(8.1) },
+                scan("GPU", Some(Memory::Copied), 9.0, 0.1),
+                scan("GPU", Some(Memory::Imported), 8.1, 0.1),
             ],
             settles: vec![
-                settle("avx2", 0.3),
-                settle("GPU, pages imported", 0.029),
-                settle("GPU, pages copied", 0.4),
+                scan("avx2", None, 1.0, 0.3),
+                scan("GPU", Some(Memory::Held), 1.0, 0.001),
+                scan("GPU", Some(Memory::Imported), 1.0, 0.029),
             ],
             pipelines: vec![Pipeline {
                 effort: "fast",
-                memory: "held",
+                memory: Memory::Held,
                 stream_bytes: 1,
                 timings: vec![
                     (Way::CpuOnly, timing(1.0)),
@@ -114,10 +127,10 @@ mod tests {
         use Verdict::{Fail, Pass, Unmeasured};
         assert_eq!(verdicts(&good()), [Pass, Pass, Pass]);
         let mut slow = good();
-        slow.scans.pop();
+        slow.scans[1].rate = samples(7.9);
         assert_eq!(verdicts(&slow), [Fail, Pass, Pass]);
         let mut busy = good();
-        busy.settles.remove(1);
+        busy.settles[2].cpu_seconds_per_gb = samples(0.031);
         assert_eq!(verdicts(&busy), [Pass, Fail, Pass]);
         let mut held_up = good();
         held_up.pipelines[0].timings.swap_remove(0);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use memmap2::Mmap;
+use memmap2::MmapMut;
 use mig_engine::image::Run as PageRun;
 use mig_engine::reference::DiskImage;
 use mig_engine::{Cancel, Gpu, Hold, Level, PAGE_SIZE, PageSet, PageSource, Reference};
@@ -20,7 +20,7 @@ use crate::scan::read_pass;
 /// A guest's memory.
 #[derive(Clone, Debug)]
 pub(super) struct Guest {
-    map: Arc<Mmap>,
+    map: Arc<MmapMut>,
     /// Whether a device may read it where it lies.
     held: bool,
 }
@@ -30,7 +30,7 @@ impl Guest {
     pub(super) fn new(len: usize) -> Result<Self> {
         let mut map = allocate(len, Backing::Huge)?;
         Tiles::new(sample_memory()?, 1)?.fill(0, &mut map);
-        Ok(Guest { map: Arc::new(map.make_read_only()?), held: true })
+        Ok(Guest { map: Arc::new(map), held: true })
     }
 
     /// The same memory, held or not.
@@ -38,8 +38,8 @@ impl Guest {
         Guest { map: self.map.clone(), held }
     }
 
-    pub(super) fn is_held(&self) -> bool {
-        self.held
+    pub(super) fn hold(&self) -> Hold {
+        Hold::of_map_mut(self.map.clone())
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
@@ -61,7 +61,7 @@ impl PageSource for Guest {
     }
 
     fn holds(&self) -> Vec<Hold> {
-        if self.held { vec![Hold::of_map(self.map.clone())] } else { Vec::new() }
+        if self.held { vec![self.hold()] } else { Vec::new() }
     }
 }
 

@@ -9,23 +9,24 @@ mod goals;
 mod host;
 mod pipeline;
 mod result;
+mod scans;
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mig_engine::gpu::DeviceRates;
-use mig_engine::{Gpu, Level, PAGE_SIZE, PageSet};
+use mig_engine::gpu::{DeviceRates, Fault};
+use mig_engine::{Gpu, Level, PAGE_SIZE};
 
 use crate::cli::GpuBenchArgs;
 use crate::exit::Problem;
 use crate::human;
-use crate::measure::{Cost, Samples, timed};
+use crate::measure::{Cost, timed};
 use crate::provenance::Provenance;
 use crate::report::Report;
 use crate::run::{Run, Steps};
 
 use host::{Guest, disk_reference};
-use result::{GpuResult, Scan};
+use result::{GpuResult, InPlace, Memory};
 
 pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
     let provenance = Provenance::now();
@@ -37,7 +38,7 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
         )
     })?;
     let threads = args.threads.count();
-    let efforts = args.effort.efforts();
+    let efforts: Vec<_> = args.effort.iter().flat_map(|choice| choice.efforts()).collect();
     let steps = Steps::new(6 + efforts.len() as u64 * 2);
 
     steps.now("filling memory");
@@ -53,23 +54,16 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
     steps.now("the device alone");
     let alone = gpu.device_rates(guest.bytes(), time).context("the device failed")?;
     steps.done();
+    let imported = match gpu.import_rates(&guest.hold(), guest.bytes(), time) {
+        Err(Fault::NoImport(why)) => {
+            log::info!("memory can't be imported: {why}");
+            None
+        }
+        rates => Some(rates.context("the device failed")?),
+    };
     run.check()?;
     steps.now("scans, end to end");
-    let mut scans = Vec::new();
-    for held in [true, false] {
-        let guest = guest.held(held);
-        let set = PageSet::from_ranges(std::iter::once(0..guest.pages()))?;
-        let before = gpu.stats();
-        let rate = rates(time, guest.bytes().len(), run, || {
-            gpu.scan(&guest, &set, &[]).map(drop).context("the device failed")
-        })?;
-        let imported = gpu.stats().imported_batches > before.imported_batches;
-        let way = if imported { "imported" } else { "copied" };
-        if held && !imported {
-            continue;
-        }
-        scans.push(Scan { way, rate });
-    }
+    let scans = scans::scans(&guest, &gpu, threads, time, run)?;
     steps.done();
     steps.now("checking the device's records");
     host::verify(&gpu, &guest, &references)?;
@@ -79,10 +73,9 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
     steps.done();
     let mut pipelines = Vec::new();
     for effort in efforts {
-        for held in [true, false] {
-            steps.now(format!("packing at {effort}"));
-            let guest = guest.held(held);
-            pipelines.push(pipeline::packs(&guest, effort, &gpu, threads, args.repeats, run)?);
+        for memory in [Memory::Imported, Memory::Held] {
+            steps.now(format!("packing at {effort}, memory {}", memory.name()));
+            pipelines.push(pipeline::packs(&guest, memory, effort, &gpu, threads, args.repeats, run)?);
             steps.done();
         }
     }
@@ -90,6 +83,8 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
 
     let adapter = gpu.adapter();
     let DeviceRates { upload, scan, .. } = alone;
+    // Where the device sees no memory of its own, its staging buffers are in the host's.
+    let upload = imported.map_or(upload, |rates| rates.copy);
     let result = GpuResult {
         adapter: adapter.name.clone(),
         kind: adapter.kind.name(),
@@ -104,6 +99,7 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
         host_read,
         upload,
         scan_on_device: scan,
+        imported: imported.map(|rates| InPlace { pinning: rates.pinning, scan: rates.scan }),
         scans,
         settles,
         pipelines,
@@ -119,6 +115,10 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
     report.goals = goals;
     report.notes = vec![
         "GB/s are decimal gigabytes of pages; the median of all runs, with the slowest and the fastest".into(),
+        "imported before: pinned for the device beforehand, as a VMM may do that migrates in rounds; imported, held: pinned while it is \
+         scanned, each time"
+            .into(),
+        "scan and settle: all threads at the CPU's levels, two with the GPU".into(),
         "processor seconds are of all threads of this process: for a software adapter, also those of the adapter".into(),
         format!("{} of memory, with the sample's disk as the reference; streams go into a sink that hashes", human::bytes(guest.bytes().len() as u64)),
     ];
@@ -130,13 +130,7 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
     report.finish(&figures, &args.output)
 }
 
-/// Does something with `bytes` of memory again and again, for some time but at least thrice; gives GB/s.
-fn rates(time: Duration, bytes: usize, run: &Run, mut once: impl FnMut() -> Result<()>) -> Result<Samples> {
-    let costs = costs(time, run, || once().map(drop))?;
-    Samples::new(costs.iter().map(|cost| bytes as f64 / cost.wall / 1e9)).context("it took no time at all")
-}
-
-/// The same; gives what each time took, without the first.
+/// Does something again and again, for some time but at least thrice; gives what each time took, without the first.
 fn costs(time: Duration, run: &Run, mut once: impl FnMut() -> Result<()>) -> Result<Vec<Cost>> {
     once()?;
     let (start, mut costs) = (Instant::now(), Vec::new());

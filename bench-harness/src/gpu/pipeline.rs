@@ -3,20 +3,25 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use mig_engine::gpu::Beside;
 use mig_engine::{
     BlockEncoder, CpuWorker, Effort, Gpu, Level, PackSummary, Packer, PageSet, Reference, ScanAhead, Share,
 };
+use rayon::prelude::*;
 
 use super::host::{Guest, disk_reference};
-use super::result::{Pipeline, Settle, Way};
+use super::result::{Memory, Pipeline, Scan, Way};
 use super::{blocks, costs};
 use crate::exit::Problem;
-use crate::measure::{Samples, Timing, timed};
+use crate::measure::{Timing, timed};
 use crate::run::Run;
 
-/// Scan and settle of all blocks, in processor seconds per GB: the CPU's levels, then the GPU with pages imported and copied.
+/// Threads that settle what a device scans.
+const SETTLING: usize = 2;
+
+/// Scan and settle of all blocks: the CPU's levels, then the GPU with pages that were imported before, are imported, and are
+/// copied.
 pub(super) fn settles(
     guest: &Guest,
     references: &[Reference],
@@ -24,29 +29,18 @@ pub(super) fn settles(
     threads: usize,
     time: Duration,
     run: &Run,
-) -> Result<Vec<Settle>> {
+) -> Result<Vec<Scan>> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-    let gigabytes = guest.bytes().len() as f64 / 1e9;
+    let bytes = guest.bytes().len();
     let mut settles = Vec::new();
-    let mut add = |who: String, costs: Vec<crate::measure::Cost>| -> Result<()> {
-        let per_gb = |value: &dyn Fn(&crate::measure::Cost) -> f64| {
-            Samples::new(costs.iter().map(value)).context("it took no time at all")
-        };
-        let cpu_seconds_per_gb = per_gb(&|cost| cost.cpu / gigabytes)?;
-        settles.push(Settle {
-            who,
-            cpu_seconds_per_gb,
-            gb_per_second: per_gb(&|cost| gigabytes / cost.wall)?,
-        });
-        Ok(())
-    };
     for level in Level::present() {
         let once = || pool.install(|| settle(guest, references, level, None));
-        add(level.name().to_owned(), costs(time, run, once)?)?;
+        settles.push(Scan::new(level.name().to_owned(), None, bytes, &costs(time, run, once)?)?);
     }
-    for held in [true, false] {
-        let guest = guest.held(held);
-        let before = gpu.stats().imported_batches;
+    // Whom the device leaves little to do: more threads would mostly be woken.
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(SETTLING)).build()?;
+    for memory in Memory::ALL {
+        let Some((guest, _imported)) = memory.of(guest, gpu)? else { continue };
         let once = || {
             let ahead = ScanAhead::new(Share::Device);
             std::thread::scope(|scope| {
@@ -57,10 +51,7 @@ pub(super) fn settles(
             })
         };
         let costs = costs(time, run, once)?;
-        let imported = gpu.stats().imported_batches > before;
-        if held == imported {
-            add(format!("GPU, pages {}", if imported { "imported" } else { "copied" }), costs)?;
-        }
+        settles.push(Scan::new(format!("GPU, pages {}", memory.name()), Some(memory), bytes, &costs)?);
     }
     Ok(settles)
 }
@@ -75,18 +66,26 @@ fn settle(guest: &Guest, references: &[Reference], level: Level, ahead: Option<&
     if let Some(ahead) = ahead {
         sets.iter().for_each(|set| ahead.announce(set));
     }
-    sets.into_iter().try_for_each(|set| Ok(encoder.scan_ahead(set, ahead).map(drop)?))
+    // Several blocks at once, as when packing, so that threads do not wait for the last chunk of each.
+    let at_once = rayon::current_num_threads();
+    sets.chunks(at_once).try_for_each(|sets| {
+        sets.par_iter().try_for_each(|set| Ok(encoder.scan_ahead(set.clone(), ahead).map(drop)?))
+    })
 }
 
 /// Packs in turns; every stream must be the same.
 pub(super) fn packs(
     guest: &Guest,
+    memory: Memory,
     effort: Effort,
     gpu: &Gpu,
     threads: usize,
     repeats: u32,
     run: &Run,
 ) -> Result<Pipeline> {
+    let Some((guest, _imported)) = memory.of(guest, gpu)? else {
+        return Ok(Pipeline { effort: effort.name(), memory, stream_bytes: 0, timings: Vec::new() });
+    };
     let packer = || -> Result<Packer<'_>> {
         let reference = disk_reference(&run.cancel)?;
         Ok(Packer::new().effort(effort).threads(threads).cancel(run.cancel.clone()).reference(reference))
@@ -105,7 +104,7 @@ pub(super) fn packs(
             run.check()?;
             let mut sink = Sink::default();
             let pack =
-                || -> Result<PackSummary> { Ok(pool.install(|| packer.pack_source(guest, &mut sink))?) };
+                || -> Result<PackSummary> { Ok(pool.install(|| packer.pack_source(&guest, &mut sink))?) };
             let (_, cost) = timed(pack)?;
             if truth.get_or_insert_with(|| sink.clone()) != &sink {
                 let what = format!("the stream at {effort} is not the CPU's");
@@ -125,7 +124,7 @@ pub(super) fn packs(
         .collect();
     Ok(Pipeline {
         effort: effort.name(),
-        memory: if guest.is_held() { "held" } else { "not held" },
+        memory,
         stream_bytes: truth.map_or(0, |sink| sink.bytes),
         timings: timings.ok_or_else(|| anyhow!("packing took no time at all"))?,
     })

@@ -105,8 +105,10 @@ pub struct AheadStats {
 pub struct ScanAhead {
     share: Share,
     state: Mutex<State>,
-    /// A chunk was announced, or handed in, or given back, or the queue has ended.
-    change: Condvar,
+    /// There may be something to claim, or the queue has ended: what a device waits for.
+    work: Condvar,
+    /// Chunks were handed in or given back, or the queue has ended: what the CPU waits for, if it does.
+    done: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -218,7 +220,7 @@ impl ScanAhead {
             begun: false,
             left: chunks as usize,
         });
-        self.change.notify_all();
+        self.work.notify_all();
     }
 
     /// Claims chunks for a device: up to `max` that follow each other. With `wait`, returns only when there is something to
@@ -236,7 +238,7 @@ impl ScanAhead {
             if !wait {
                 return Claim::Nothing;
             }
-            state = self.change.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -246,27 +248,39 @@ impl ScanAhead {
     ///
     /// If the scan does not have an entry for each page of the chunk.
     pub fn finish(&self, task: &Task, scan: ChunkScan) {
+        self.finish_all([(task, scan)]);
+    }
+
+    /// The same for several chunks, which wakes whoever waits only once.
+    pub(crate) fn finish_all<'t>(&self, scans: impl IntoIterator<Item = (&'t Task, ChunkScan)>) {
+        let scans = scans.into_iter().map(|(task, scan)| (task.number, Self::done(task, scan)));
+        self.settle(scans.collect());
+    }
+
+    fn done(task: &Task, scan: ChunkScan) -> ChunkState {
         let pages = task.page_count();
         let whole = scan.records.len() == pages
             && scan.classes.len() == pages
             && (scan.earlier.is_empty() || scan.earlier.len() == pages)
             && scan.candidates.iter().flatten().all(|candidates| candidates.len() == pages);
         assert!(whole, "a scan of {pages} pages has an entry for each");
-        self.settle(task.number, ChunkState::Done(Box::new(scan)));
+        ChunkState::Done(Box::new(scan))
     }
 
     /// Leaves a chunk to the CPU.
     pub fn give_back(&self, task: &Task) {
-        self.settle(task.number, ChunkState::Gone);
+        self.settle(vec![(task.number, ChunkState::Gone)]);
     }
 
-    fn settle(&self, number: u64, with: ChunkState) {
+    fn settle(&self, chunks: Vec<(u64, ChunkState)>) {
         let mut state = self.lock();
-        if let Some(chunk @ ChunkState::Claimed { .. }) = state.chunk(number) {
-            *chunk = with;
+        for (number, with) in chunks {
+            if let Some(chunk @ ChunkState::Claimed { .. }) = state.chunk(number) {
+                *chunk = with;
+            }
         }
         drop(state);
-        self.change.notify_all();
+        self.done.notify_all();
     }
 
     /// Ends the device's part for good: what it has claimed and not handed in is the CPU's.
@@ -278,13 +292,15 @@ impl ScanAhead {
             .filter(|chunk| !matches!(chunk, ChunkState::Done(_)))
             .for_each(|chunk| *chunk = ChunkState::Gone);
         drop(state);
-        self.change.notify_all();
+        self.work.notify_all();
+        self.done.notify_all();
     }
 
     /// Tells that nothing more will be announced or scanned.
     pub fn close(&self) {
         self.lock().closed = true;
-        self.change.notify_all();
+        self.work.notify_all();
+        self.done.notify_all();
     }
 
     /// Who scanned how much so far.
@@ -364,7 +380,7 @@ impl Begun<'_> {
             && !state.closed
             && let Some(ChunkState::Waiting | ChunkState::Claimed { .. }) = state.chunk(number)
         {
-            state = self.ahead.change.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.ahead.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.front = state.front.max(number + 1);
         let found = std::mem::replace(state.chunk(number)?, ChunkState::Gone);
@@ -385,7 +401,7 @@ impl Begun<'_> {
         }
         drop(state);
         // The front has moved, so there may be something to claim.
-        self.ahead.change.notify_all();
+        self.ahead.work.notify_all();
         scan
     }
 }

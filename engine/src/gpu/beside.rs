@@ -77,6 +77,13 @@ impl Beside {
         self
     }
 
+    /// The same, but nobody where a device was to be used only if it helps: for work that consists of little but scanning. Pinning memory for a
+    /// device takes longer than scanning it on all threads, so there the device only helps with memory that it has imported before, which
+    /// a caller knows who has opened it.
+    pub(crate) fn unless_auto(self) -> Self {
+        if self.choice.mode == GpuMode::Auto { Beside::default() } else { self }
+    }
+
     /// Does some work, and meanwhile has a device scan what the work announces, if there is one. References are the same every
     /// time.
     pub(crate) fn scan<S: PageSource + ?Sized, R>(

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use mig_shaders::{Dispatch, SCAN};
@@ -12,12 +13,13 @@ use super::GpuStats;
 use super::choice::Adapter;
 use super::fault::{Fault, Health, Saboteur, Step};
 use super::import::{self, Importer};
+use super::pieces::Registry;
 use super::stages::{Stages, run_once};
 use crate::settle::CHUNK_PAGES;
 
-/// Pages of a batch, unless the adapter holds fewer: 32 MiB. At the 25 GB/s of a fast bus a batch takes more than a
+/// Pages of a batch, unless the adapter holds fewer: 64 MiB. At the 50 GB/s of a fast bus a batch takes more than a
 /// millisecond, some ten times what it costs to hand it over.
-const BATCH_PAGES: usize = 8 << 10;
+const BATCH_PAGES: usize = 16 << 10;
 /// How long a batch may take: far longer than the slowest device, and no longer than a driver takes to give one up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,11 +35,15 @@ pub(super) struct Inner {
     pub(super) queue: wgpu::Queue,
     pub(super) stages: Stages,
     pub(super) importer: Option<Importer>,
+    /// Memory that is to stay imported.
+    pub(super) imported: Registry,
     pub(super) sizes: Sizes,
     /// Whether pages may be copied to the device where they can't be imported.
     pub(super) may_stage: bool,
     pub(super) patience: Duration,
     pub(super) counters: Counters,
+    /// Who lets go of what is not used any more.
+    closing: Mutex<Option<JoinHandle<()>>>,
     health: Arc<Health>,
     /// Why the device is not to be used again.
     given_up: Mutex<Option<Fault>>,
@@ -55,6 +61,8 @@ impl std::fmt::Debug for Inner {
 pub(super) struct Counters {
     pub(super) pages: AtomicU64,
     pub(super) imported: AtomicU64,
+    /// Pieces of memory that were imported.
+    pub(super) imports: AtomicU64,
     pub(super) staged: AtomicU64,
     pub(super) faults: AtomicU64,
 }
@@ -113,10 +121,12 @@ impl Gpu {
             queue,
             stages,
             importer,
+            imported: Registry::default(),
             sizes,
             may_stage,
             patience: PATIENCE,
             counters: Counters::default(),
+            closing: Mutex::new(None),
             health,
             given_up: Mutex::new(None),
             saboteur: None,
@@ -182,6 +192,12 @@ impl Gpu {
         Gpu { inner: Arc::new(inner) }
     }
 
+    /// How many pieces of memory it has imported.
+    #[cfg(test)]
+    pub(super) fn imports(&self) -> u64 {
+        self.inner.counters.imports.load(Ordering::Relaxed)
+    }
+
     /// The same device with other sizes.
     #[cfg(test)]
     pub(super) fn resized(self, resize: impl FnOnce(&mut Sizes)) -> Self {
@@ -243,6 +259,24 @@ impl Inner {
         self.checked(|| self.device.create_buffer(&descriptor))
     }
 
+    /// Has wgpu free what nobody uses any more, imported memory above all, which it does only when asked how the device is. In a
+    /// thread of its own: the device may have to end something first, and letting go of memory takes the kernel time.
+    pub(super) fn let_go(&self) {
+        let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (device, before, patience) = (self.device.clone(), closing.take(), self.patience);
+        let work = move || {
+            before.map(JoinHandle::join);
+            let all = PollType::Wait { submission_index: None, timeout: Some(patience) };
+            if let Err(error) = device.poll(all) {
+                log::debug!("the GPU does not end: {error}");
+            }
+        };
+        match thread::Builder::new().name("mig-gpu-end".into()).spawn(work) {
+            Ok(thread) => *closing = Some(thread),
+            Err(error) => log::debug!("no thread to let go of memory: {error}"),
+        }
+    }
+
     /// Waits for work to end.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<(), Fault> {
         if self.spoils(Step::Wait) {
@@ -271,6 +305,11 @@ impl Drop for Inner {
         let wait = PollType::Wait { submission_index: None, timeout: Some(self.patience) };
         let hangs = matches!(self.check(), Err(Fault::Hung(_)))
             || matches!(self.device.poll(wait), Err(wgpu::PollError::Timeout));
+        let closing = self.closing.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        if !hangs {
+            // It has panicked only if wgpu has, and then there is nothing left to do.
+            let _ = closing.map(JoinHandle::join);
+        }
         if hangs {
             std::mem::forget((self.device.clone(), self.queue.clone()));
         }

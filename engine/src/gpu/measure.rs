@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 use mig_simd::{Level, PAGE_SIZE, PageRecord, page_scan};
 
 use crate::error::EncodeError;
@@ -30,7 +30,7 @@ pub struct ScanRate {
 /// Pages in anonymous memory, as a VMM's guest memory is. What they hold hardly matters to the speed.
 #[derive(Debug)]
 struct Memory {
-    map: Arc<Mmap>,
+    map: Arc<MmapMut>,
     held: bool,
 }
 
@@ -44,7 +44,7 @@ impl PageSource for Memory {
     }
 
     fn holds(&self) -> Vec<Hold> {
-        if self.held { vec![Hold::of_map(self.map.clone())] } else { Vec::new() }
+        if self.held { vec![Hold::of_map_mut(self.map.clone())] } else { Vec::new() }
     }
 }
 
@@ -85,7 +85,7 @@ fn check(cancel: &Cancel) -> Result<(), EncodeError> {
     if cancel.is_cancelled() { Err(EncodeError::Cancelled) } else { Ok(()) }
 }
 
-fn memory() -> Result<Mmap, EncodeError> {
+fn memory() -> Result<MmapMut, EncodeError> {
     let last = (BYTES / PAGE_SIZE - 1) as u64;
     let failed = |source| EncodeError::Read { first: 0, last, source };
     let mut map = MmapMut::map_anon(BYTES).map_err(failed)?;
@@ -94,7 +94,7 @@ fn memory() -> Result<Mmap, EncodeError> {
         word = word.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         *bytes = (word >> (word >> 59)).to_le_bytes();
     }
-    map.make_read_only().map_err(failed)
+    Ok(map)
 }
 
 /// Does something with all of the memory again and again; gives its rate in GB/s, without the first time.
@@ -150,7 +150,7 @@ fn on_gpu(adapter: &super::Adapter, source: &Memory, time: Duration) -> Result<f
 }
 
 #[cfg(feature = "gpu")]
-pub use alone::DeviceRates;
+pub use alone::{DeviceRates, ImportRates};
 
 #[cfg(feature = "gpu")]
 mod alone {
@@ -160,8 +160,11 @@ mod alone {
     use wgpu::BufferUsages;
 
     use super::{Duration, PAGE_SIZE, PageRecord};
+    use crate::gpu::device::Inner;
+    use crate::gpu::pieces::{KEPT, Pieces, Span};
     use crate::gpu::stages::{UNIFORM_STRIDE, uniforms};
     use crate::gpu::{Fault, Gpu};
+    use crate::hold::Hold;
     use crate::page::PAGE_WORDS;
 
     /// What a device does without anybody to wait for, in decimal GB/s.
@@ -171,6 +174,18 @@ mod alone {
         /// Copies from host memory to device memory.
         pub upload: f64,
         /// The scan of pages in device memory.
+        pub scan: f64,
+    }
+
+    /// What a device does with host memory that it imports, in decimal GB/s.
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    #[non_exhaustive]
+    pub struct ImportRates {
+        /// Importing it and letting go of it: the kernel pins its pages.
+        pub pinning: f64,
+        /// Copies from there to device memory.
+        pub copy: f64,
+        /// The scan of pages where they lie.
         pub scan: f64,
     }
 
@@ -204,23 +219,9 @@ mod alone {
             let stage = gpu.stages.get(&SCAN);
             let group =
                 gpu.checked(|| stage.bind(&gpu.device, &[&uniform, &memory, &places, &records, &spreads]))?;
-            let rate = |record: &dyn Fn(&mut wgpu::CommandEncoder)| -> Result<f64, Fault> {
-                let mut start = Instant::now();
-                let mut turns = 0u64;
-                // The first turn does not count. Each is eight times all pages, so that handing them over does not either.
-                while turns < 2 || start.elapsed() < time {
-                    let submission = gpu.checked(|| {
-                        let mut encoder = gpu.device.create_command_encoder(&Default::default());
-                        (0..8).for_each(|_| record(&mut encoder));
-                        gpu.queue.submit([encoder.finish()])
-                    })?;
-                    gpu.wait(submission)?;
-                    if turns == 0 {
-                        start = Instant::now();
-                    }
-                    turns += 1;
-                }
-                Ok(((turns - 1) * 8 * bytes) as f64 / start.elapsed().as_secs_f64() / 1e9)
+            let rate = |record: &dyn Fn(&mut wgpu::CommandEncoder)| {
+                // Eight times all pages, so that handing them over does not count.
+                gpu.rate(time, 8 * bytes, &|encoder| (0..8).for_each(|_| record(encoder)))
             };
             Ok(DeviceRates {
                 upload: rate(&|encoder| encoder.copy_buffer_to_buffer(&host, 0, &memory, 0, bytes))?,
@@ -229,6 +230,92 @@ mod alone {
                     stage.run(&mut pass, &group, 0, count as u32);
                 })?,
             })
+        }
+
+        /// Measures what the device does with held memory that it imports, up to 1 GiB of it; some `time` for each rate.
+        ///
+        /// # Errors
+        ///
+        /// The memory can't be imported ([`Fault::NoImport`]), or the device failed.
+        pub fn import_rates(&self, hold: &Hold, bytes: &[u8], time: Duration) -> Result<ImportRates, Fault> {
+            let gpu = &self.inner;
+            let bytes = &bytes[..bytes.len().min(KEPT as usize)];
+            let find = || Pieces::new(vec![hold.clone()]).find(gpu, bytes).map_err(Fault::NoImport);
+            let mut spans = find()?;
+            let (start, mut turns) = (Instant::now(), 0);
+            while turns == 0 || start.elapsed() < time {
+                // The memory is let go of when the device is asked how it goes.
+                spans.clear();
+                gpu.device.poll(wgpu::PollType::Poll).map_err(|error| Fault::Other(error.to_string()))?;
+                spans = find()?;
+                turns += 1;
+            }
+            let pinning = (turns * bytes.len()) as f64 / start.elapsed().as_secs_f64() / 1e9;
+
+            let count = spans.iter().map(|span| span.pages).max().unwrap_or(0);
+            let input = BufferUsages::STORAGE | BufferUsages::COPY_DST;
+            let memory = gpu.buffer("memory", (count * PAGE_SIZE) as u64, input)?;
+            let uniform =
+                gpu.buffer("uniform", UNIFORM_STRIDE.into(), BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
+            let places = gpu.buffer("places", 4 * count as u64, input)?;
+            let records =
+                gpu.buffer("records", (count * size_of::<PageRecord>()) as u64, BufferUsages::STORAGE)?;
+            let spreads = gpu.buffer("spreads", 4 * count as u64, BufferUsages::STORAGE)?;
+            let first = spans.first().map_or(0, |span| span.word);
+            let starts: Vec<u32> = (0..count).map(|page| first + (page * PAGE_WORDS) as u32).collect();
+            let dispatch = Dispatch { end: count as u32, ..Dispatch::default() };
+            let stage = gpu.stages.get(&SCAN);
+            let groups = gpu.checked(|| {
+                gpu.queue.write_buffer(&uniform, 0, &uniforms(&[dispatch]));
+                gpu.queue.write_buffer(&places, 0, bytemuck::cast_slice(&starts));
+                let bind = |span: &Span| {
+                    stage.bind(&gpu.device, &[&uniform, &span.buffer, &places, &records, &spreads])
+                };
+                spans.iter().map(bind).collect::<Vec<_>>()
+            })?;
+            let total = (spans.iter().map(|span| span.pages).sum::<usize>() * PAGE_SIZE) as u64;
+            Ok(ImportRates {
+                pinning,
+                copy: gpu.rate(time, total, &|encoder| {
+                    for span in &spans {
+                        let from = 8 * u64::from(span.word);
+                        let bytes = (span.pages * PAGE_SIZE) as u64;
+                        encoder.copy_buffer_to_buffer(&span.buffer, from, &memory, 0, bytes);
+                    }
+                })?,
+                scan: gpu.rate(time, total, &|encoder| {
+                    let mut pass = encoder.begin_compute_pass(&Default::default());
+                    for (group, span) in groups.iter().zip(&spans) {
+                        stage.run(&mut pass, group, 0, span.pages as u32);
+                    }
+                })?,
+            })
+        }
+    }
+
+    impl Inner {
+        /// How fast the device does what is recorded, which is about so many bytes, in GB/s; without the first time.
+        fn rate(
+            &self,
+            time: Duration,
+            bytes: u64,
+            record: &dyn Fn(&mut wgpu::CommandEncoder),
+        ) -> Result<f64, Fault> {
+            let mut start = Instant::now();
+            let mut turns = 0u64;
+            while turns < 2 || start.elapsed() < time {
+                let submission = self.checked(|| {
+                    let mut encoder = self.device.create_command_encoder(&Default::default());
+                    record(&mut encoder);
+                    self.queue.submit([encoder.finish()])
+                })?;
+                self.wait(submission)?;
+                if turns == 0 {
+                    start = Instant::now();
+                }
+                turns += 1;
+            }
+            Ok(((turns - 1) * bytes) as f64 / start.elapsed().as_secs_f64() / 1e9)
         }
     }
 }

@@ -44,8 +44,10 @@ pub use device::Gpu;
 #[cfg(feature = "gpu")]
 pub use fault::Fault;
 #[cfg(feature = "gpu")]
-pub use measure::DeviceRates;
+pub use measure::{DeviceRates, ImportRates};
 pub use measure::{ScanRate, measure_all};
+#[cfg(feature = "gpu")]
+pub use pieces::Imported;
 
 /// What a GPU did since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,15 +4,20 @@
 //! so a page that starts in a share lies wholly in its piece, at any alignment. Importing has the kernel pin the pages,
 //! which takes time, so pieces are kept: up to [`KEPT`] bytes of them, the last used.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::device::Inner;
+use super::device::{Gpu, Inner};
+use super::fault::Fault;
 use super::import::PAGE;
 use crate::hold::Hold;
 use crate::page::PAGE_SIZE;
+use crate::source::PageSource;
 
 /// Bytes that stay imported. Pinned memory can't be swapped out, or moved into huge pages.
-const KEPT: u64 = 1 << 30;
+pub(super) const KEPT: u64 = 1 << 30;
 
 /// Imports pieces of a source's memory.
 #[derive(Debug)]
@@ -98,7 +103,7 @@ impl Pieces {
         gpu: &Inner,
         hold: usize,
         share: usize,
-        addresses: std::ops::Range<usize>,
+        addresses: Range<usize>,
     ) -> Result<wgpu::Buffer, String> {
         if let Some(at) = self.kept.iter().position(|piece| (piece.hold, piece.share) == (hold, share)) {
             let piece = self.kept.remove(at).expect("it was found there");
@@ -106,15 +111,122 @@ impl Pieces {
             self.kept.push_back(piece);
             return Ok(buffer);
         }
-        let importer = gpu.importer.as_ref().ok_or_else(|| match &gpu.adapter.import {
-            Err(why) => why.clone(),
-            Ok(_) => "importing is off".into(),
-        })?;
-        let buffer = importer.import(&gpu.device, &self.holds[hold], addresses)?;
+        if let Some(buffer) = gpu.imported.find(&addresses) {
+            return Ok(buffer);
+        }
+        let buffer = import(gpu, &self.holds[hold], addresses)?;
         while (self.kept.len() as u64 + 1) * gpu.sizes.piece > KEPT.max(gpu.sizes.piece) {
             self.kept.pop_front();
         }
         self.kept.push_back(Piece { hold, share, buffer: buffer.clone() });
         Ok(buffer)
+    }
+}
+
+fn import(gpu: &Inner, hold: &Hold, addresses: Range<usize>) -> Result<wgpu::Buffer, String> {
+    let importer = gpu.importer.as_ref().ok_or_else(|| match &gpu.adapter.import {
+        Err(why) => why.clone(),
+        Ok(_) => "importing is off".into(),
+    })?;
+    let buffer = importer.import(&gpu.device, hold, addresses)?;
+    gpu.counters.imports.fetch_add(1, Ordering::Relaxed);
+    Ok(buffer)
+}
+
+/// The shares into which held memory is divided, with the piece of each.
+fn shares(held: &Range<usize>, share_len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
+    let page = PAGE as usize;
+    let (base, last) = (held.start / page * page, held.end.next_multiple_of(page));
+    (base..held.end).step_by(share_len.max(1)).map(move |start| start..(start + share_len + page).min(last))
+}
+
+/// Pieces that stay imported for as long as somebody wants them to, by their addresses.
+///
+/// A buffer of imported memory owns a share in it, so while one is here nothing else can have its addresses.
+#[derive(Debug, Default)]
+pub(super) struct Registry(Mutex<HashMap<(usize, usize), (wgpu::Buffer, usize)>>);
+
+impl Registry {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(usize, usize), (wgpu::Buffer, usize)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, addresses: &Range<usize>) -> Option<wgpu::Buffer> {
+        self.lock().get(&(addresses.start, addresses.end)).map(|(buffer, _)| buffer.clone())
+    }
+}
+
+/// Memory that stays imported while this exists: see [`Gpu::import`].
+#[derive(Debug)]
+#[must_use = "memory is let go of when this is dropped"]
+pub struct Imported {
+    gpu: Arc<Inner>,
+    pieces: Vec<Range<usize>>,
+    bytes: u64,
+}
+
+impl Imported {
+    /// Bytes that are imported.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl Gpu {
+    /// Imports a source's memory at once, at most `limit` bytes of it, for as long as what is given back exists: for memory that is scanned
+    /// more than once, as a VMM's is in the rounds of a live migration and in one snapshot after the other.
+    ///
+    /// The kernel pins each page for the device, which takes it as long as a CPU needs to scan a quarter of the page or so; without this, that is
+    /// done for each scan. Pinned memory can't be swapped out, and the memory stays mapped.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault::NoImport`]: the source's memory is not held, or the driver does not import such memory.
+    pub fn import<S: PageSource + ?Sized>(&self, source: &S, limit: u64) -> Result<Imported, Fault> {
+        let gpu = &self.inner;
+        let share_len = gpu.sizes.piece as usize;
+        let mut imported = Imported { gpu: gpu.clone(), pieces: Vec::new(), bytes: 0 };
+        let holds = source.holds();
+        if holds.is_empty() {
+            return Err(Fault::NoImport("the memory is not held".into()));
+        }
+        if share_len == 0 {
+            return Err(Fault::NoImport("the adapter's buffers are too small".into()));
+        }
+        for hold in &holds {
+            for piece in shares(&hold.addresses(), share_len) {
+                let share = piece.len().min(share_len) as u64;
+                if imported.bytes + share > limit {
+                    return Ok(imported);
+                }
+                let known = gpu.imported.find(&piece);
+                let buffer = match known {
+                    Some(buffer) => buffer,
+                    None => import(gpu, hold, piece.clone()).map_err(Fault::NoImport)?,
+                };
+                let mut registry = gpu.imported.lock();
+                registry.entry((piece.start, piece.end)).or_insert((buffer, 0)).1 += 1;
+                imported.pieces.push(piece);
+                imported.bytes += share;
+            }
+        }
+        Ok(imported)
+    }
+}
+
+impl Drop for Imported {
+    fn drop(&mut self) {
+        let mut registry = self.gpu.imported.lock();
+        for piece in &self.pieces {
+            let key = (piece.start, piece.end);
+            if let Some((_, users)) = registry.get_mut(&key) {
+                *users -= 1;
+                if *users == 0 {
+                    registry.remove(&key);
+                }
+            }
+        }
+        drop(registry);
+        self.gpu.let_go();
     }
 }

@@ -95,6 +95,10 @@ impl Gpu {
                 Some(Fault::Other(format!("the driver or wgpu panicked: {text}")))
             }
         };
+        drop(session);
+        if !matches!(fault, Some(Fault::Hung(_))) {
+            self.inner.let_go();
+        }
         if fault.is_some() {
             // Whatever was claimed and not handed in is the CPU's now.
             ahead.retire();
@@ -158,10 +162,9 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
             }
             let Some(batch) = self.under_way.pop_front() else { continue };
             let started = batch.started;
-            let finished = batch.finish(gpu)?;
-            for (task, scan) in finished.scans {
-                self.ahead.finish(&task, scan);
-            }
+            let mut finished = batch.finish(gpu)?;
+            self.ahead
+                .finish_all(finished.scans.iter_mut().map(|(task, scan)| (&*task, std::mem::take(scan))));
             self.kept.free.push(finished.slot);
             match started.elapsed() {
                 took if took < SHORT => chunks = most.min(2 * chunks),

@@ -105,6 +105,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         let count = (ordinals.end - ordinals.start) as usize;
         chunk.settled.reserve_exact(count);
         chunk.fingerprints.reserve_exact(count);
+        chunk.unsettled.reserve_exact(count);
         let mut scratch = Scratch::default();
         let mut current = None;
         let mut ordinal = ordinals.start;
@@ -164,19 +165,17 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
         chunk: &mut Chunk,
     ) -> Result<(), EncodeError> {
         let (pages, _) = batch.bytes.as_chunks::<PAGE_SIZE>();
-        let mut records = std::mem::take(&mut scratch.records);
-        match batch.scan {
-            Some((scan, at)) => {
-                records.clear();
-                records.extend_from_slice(&scan.records[at..at + pages.len()]);
-            }
+        let mut own = std::mem::take(&mut scratch.records);
+        let records = match batch.scan {
+            Some((scan, at)) => &scan.records[at..at + pages.len()],
             None => {
-                records.resize(pages.len(), PageRecord::default());
-                self.worker.scan(batch.bytes, &mut records);
+                own.resize(pages.len(), PageRecord::default());
+                self.worker.scan(batch.bytes, &mut own);
+                &own
             }
-        }
-        self.look_up(&records, batch, scratch);
-        for (place, (page, record)) in pages.iter().zip(&records).enumerate() {
+        };
+        self.look_up(records, batch, scratch);
+        for (place, (page, record)) in pages.iter().zip(records).enumerate() {
             let settled = match record.uniform() {
                 Some(0) => Settled::Zero,
                 Some(word) => Settled::Uniform(word),
@@ -191,7 +190,7 @@ impl<'a, S: PageSource + ?Sized> Settler<'a, S> {
             chunk.settled.push(settled);
             chunk.fingerprints.push(record.fingerprint);
         }
-        scratch.records = records;
+        scratch.records = own;
         Ok(())
     }
 

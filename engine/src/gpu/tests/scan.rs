@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use memmap2::{Mmap, MmapMut};
+use memmap2::MmapMut;
 use mig_simd::{Level, PageRecord, page_scan};
 use proptest::prelude::*;
 
 use super::{Memory, Random, gpu, sample, sample_disk, strange_pages};
 use crate::ahead::ChunkScan;
 use crate::class::Class;
-use crate::gpu::Gpu;
+use crate::gpu::{Fault, Gpu};
 use crate::hold::Hold;
 use crate::image::{MemoryImage, Run};
 use crate::page::{PAGE_SIZE, PageSet};
@@ -99,6 +99,45 @@ fn real_pages_imported_and_staged() {
     }
 }
 
+/// Memory that was imported before is not imported again, and let go of when nobody wants it any more.
+#[test]
+fn memory_stays_imported_for_as_long_as_it_is_wanted() {
+    let Some(gpu) = gpu() else { return };
+    let source = Memory::new(&sample(), true);
+    let copied = Memory::new(&sample(), false);
+    assert!(matches!(gpu.import(&copied, u64::MAX), Err(Fault::NoImport(_))));
+    if gpu.adapter().import.is_err() {
+        assert!(matches!(gpu.import(&source, u64::MAX), Err(Fault::NoImport(_))));
+        return;
+    }
+    let gpu = gpu.resized(|sizes| sizes.piece = 1 << 20);
+    let weak = Arc::downgrade(&source.bytes);
+    let some = gpu.import(&source, 3 << 20).unwrap();
+    let all = gpu.import(&source, u64::MAX).unwrap();
+    assert_eq!(some.bytes(), 3 << 20);
+    assert_eq!(all.bytes(), page_range(&source).len() as u64);
+    drop(some);
+    let before = gpu.imports();
+    check(&gpu, &source, &whole(&source), &[]);
+    assert_eq!(gpu.imports(), before, "nothing was imported again");
+    drop((all, source));
+    // What is left of it is let go of by a thread.
+    let begun = std::time::Instant::now();
+    while weak.strong_count() > 0 {
+        assert!(begun.elapsed().as_secs() < 60, "the memory is still there");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let source = Memory::new(&sample(), true);
+    check(&gpu, &source, &whole(&source), &[]);
+    assert!(gpu.imports() > before, "other memory is");
+}
+
+/// The addresses that hold a source's bytes, in whole pages of the system.
+fn page_range(source: &Memory) -> std::ops::Range<usize> {
+    let addresses = source.bytes.as_ptr().addr();
+    addresses / 4096 * 4096..(addresses + source.bytes.len()).next_multiple_of(4096)
+}
+
 #[test]
 fn strange_pages_in_every_order() {
     let Some(gpu) = gpu() else { return };
@@ -152,7 +191,7 @@ fn mapped_files_and_anonymous_memory() {
     let image = MemoryImage::from_file(file, None).unwrap();
     check(&gpu, &image, &whole(&image), &[]);
 
-    struct Anonymous(Arc<Mmap>);
+    struct Anonymous(Arc<MmapMut>);
     impl PageSource for Anonymous {
         fn page_count(&self) -> u64 {
             PageSource::page_count(&self.0[..])
@@ -161,12 +200,12 @@ fn mapped_files_and_anonymous_memory() {
             PageSource::run(&self.0[..], page, max)
         }
         fn holds(&self) -> Vec<Hold> {
-            vec![Hold::of_map(self.0.clone())]
+            vec![Hold::of_map_mut(self.0.clone())]
         }
     }
     let mut map = MmapMut::map_anon(pages.len()).unwrap();
     map.copy_from_slice(&pages);
-    let source = Anonymous(Arc::new(map.make_read_only().unwrap()));
+    let source = Anonymous(Arc::new(map));
     let before = gpu.stats();
     check(&gpu, &source, &whole(&source), &[]);
     assert_eq!(gpu.stats().imported_batches > before.imported_batches, gpu.adapter().import.is_ok());
