@@ -62,11 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         Err(_) => ("the sample".to_owned(), words(Cursor::new(zstd::decode_all(SAMPLE)?))?),
     };
     // Once, and a little, where it is run as a test.
-    let rounds = if std::env::args().any(|argument| argument == "--test") {
+    let rounds = if std::env::args().any(|argument| argument == "--bench") {
+        ROUNDS
+    } else {
         raw.truncate(1 << 19);
         1
-    } else {
-        ROUNDS
     };
     let raw = &raw;
     let words = |name, parse| {
