@@ -55,7 +55,8 @@ pub fn agree(stream: &[u8]) {
     let store = MemStore::default();
     let Some(header) = open_header(stream) else { return };
     let Some(result) = unpack(stream, &store) else { return };
-    if header.layout.file_len() > MAX_FILE {
+    // A QEMU stream is refused as a whole by who unpacks images, and is a session's to rebuild: see `session`.
+    if header.layout.file_len() > MAX_FILE || header.layout.format() == ImageFormat::Qemu {
         return;
     }
     let (slow, error) = reference::decode_prefix(stream, references::at_hand_bytes(), Rules::File);
