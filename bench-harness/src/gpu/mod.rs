@@ -61,19 +61,25 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
         }
         rates => Some(rates.context("the device failed")?),
     };
+    // Where memory can't be imported, it is copied, held or not.
+    let memories = match imported {
+        Some(_) => &[Memory::Imported, Memory::Held, Memory::Copied][..],
+        None => &[Memory::Copied],
+    };
     run.check()?;
     steps.now("scans, end to end");
-    let scans = scans::scans(&guest, &gpu, threads, time, run)?;
+    let scans = scans::scans(&guest, &gpu, memories, threads, time, run)?;
     steps.done();
     steps.now("checking the device's records");
     host::verify(&gpu, &guest, &references)?;
     steps.done();
     steps.now("scan and settle");
-    let settles = pipeline::settles(&guest, &references, &gpu, threads, time, run)?;
+    let settles = pipeline::settles(&guest, &references, &gpu, memories, threads, time, run)?;
     steps.done();
     let mut pipelines = Vec::new();
     for effort in efforts {
-        for memory in [Memory::Imported, Memory::Held] {
+        // Copying is only of interest where nothing else can be done.
+        for &memory in &memories[..memories.len().min(2)] {
             steps.now(format!("packing at {effort}, memory {}", memory.name()));
             pipelines.push(pipeline::packs(&guest, memory, effort, &gpu, threads, args.repeats, run)?);
             steps.done();

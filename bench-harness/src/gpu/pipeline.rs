@@ -20,12 +20,12 @@ use crate::run::Run;
 /// Threads that settle what a device scans.
 const SETTLING: usize = 2;
 
-/// Scan and settle of all blocks: the CPU's levels, then the GPU with pages that were imported before, are imported, and are
-/// copied.
+/// Scan and settle of all blocks: the CPU's levels, then the GPU with memory of each kind.
 pub(super) fn settles(
     guest: &Guest,
     references: &[Reference],
     gpu: &Gpu,
+    memories: &[Memory],
     threads: usize,
     time: Duration,
     run: &Run,
@@ -39,8 +39,8 @@ pub(super) fn settles(
     }
     // Whom the device leaves little to do: more threads would mostly be woken.
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.min(SETTLING)).build()?;
-    for memory in Memory::ALL {
-        let Some((guest, _imported)) = memory.of(guest, gpu)? else { continue };
+    for &memory in memories {
+        let (guest, _imported) = memory.of(guest, gpu)?;
         let once = || {
             let ahead = ScanAhead::new(Share::Device);
             std::thread::scope(|scope| {
@@ -83,9 +83,7 @@ pub(super) fn packs(
     repeats: u32,
     run: &Run,
 ) -> Result<Pipeline> {
-    let Some((guest, _imported)) = memory.of(guest, gpu)? else {
-        return Ok(Pipeline { effort: effort.name(), memory, stream_bytes: 0, timings: Vec::new() });
-    };
+    let (guest, _imported) = memory.of(guest, gpu)?;
     let packer = || -> Result<Packer<'_>> {
         let reference = disk_reference(&run.cancel)?;
         Ok(Packer::new().effort(effort).threads(threads).cancel(run.cancel.clone()).reference(reference))

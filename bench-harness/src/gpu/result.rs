@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use mig_engine::Gpu;
-use mig_engine::gpu::{Fault, Imported};
+use mig_engine::gpu::Imported;
 use serde::Serialize;
 
 use super::host::Guest;
@@ -61,8 +61,6 @@ pub(super) enum Memory {
 }
 
 impl Memory {
-    pub(super) const ALL: [Memory; 3] = [Memory::Imported, Memory::Held, Memory::Copied];
-
     pub(super) fn name(self) -> &'static str {
         match self {
             Memory::Imported => "imported before",
@@ -71,17 +69,11 @@ impl Memory {
         }
     }
 
-    /// The guest in such memory, and what keeps it imported; `None` if the device can't import it.
-    pub(super) fn of(self, guest: &Guest, gpu: &Gpu) -> Result<Option<(Guest, Option<Imported>)>> {
-        let held = guest.held(self != Memory::Copied);
-        if self == Memory::Copied {
-            return Ok(Some((held, None)));
-        }
-        match gpu.import(&held, u64::MAX) {
-            Ok(imported) => Ok(Some((held, (self == Memory::Imported).then_some(imported)))),
-            Err(Fault::NoImport(_)) => Ok(None),
-            Err(fault) => Err(fault).context("the device failed"),
-        }
+    /// The guest in such memory, and what keeps it imported.
+    pub(super) fn of(self, guest: &Guest, gpu: &Gpu) -> Result<(Guest, Option<Imported>)> {
+        let guest = guest.held(self != Memory::Copied);
+        let imported = (self == Memory::Imported).then(|| gpu.import(&guest, u64::MAX)).transpose();
+        Ok((guest, imported.context("the device failed")?))
     }
 }
 

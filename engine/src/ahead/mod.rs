@@ -11,6 +11,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Borrow;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -252,9 +253,12 @@ impl ScanAhead {
     }
 
     /// The same for several chunks, which wakes whoever waits only once.
-    pub(crate) fn finish_all<'t>(&self, scans: impl IntoIterator<Item = (&'t Task, ChunkScan)>) {
-        let scans = scans.into_iter().map(|(task, scan)| (task.number, Self::done(task, scan)));
-        self.settle(scans.collect());
+    pub(crate) fn finish_all(&self, scans: impl IntoIterator<Item = (impl Borrow<Task>, ChunkScan)>) {
+        let done = |(task, scan): (_, ChunkScan)| {
+            let task: &Task = Borrow::borrow(&task);
+            (task.number, Self::done(task, scan))
+        };
+        self.settle(scans.into_iter().map(done).collect());
     }
 
     fn done(task: &Task, scan: ChunkScan) -> ChunkState {

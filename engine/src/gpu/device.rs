@@ -260,8 +260,12 @@ impl Inner {
     }
 
     /// Has wgpu free what nobody uses any more, imported memory above all, which it does only when asked how the device is. In a
-    /// thread of its own: the device may have to end something first, and letting go of memory takes the kernel time.
+    /// thread of its own: the device may have to end something first, and letting go of memory takes the kernel time. One that
+    /// hangs keeps everything.
     pub(super) fn let_go(&self) {
+        if matches!(self.check(), Err(Fault::Hung(_))) {
+            return;
+        }
         let mut closing = self.closing.lock().unwrap_or_else(PoisonError::into_inner);
         let (device, before, patience) = (self.device.clone(), closing.take(), self.patience);
         let work = move || {

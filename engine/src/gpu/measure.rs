@@ -67,7 +67,7 @@ pub fn measure_all(seconds: f64, cancel: &Cancel) -> Result<Vec<ScanRate>, Encod
         check(cancel)?;
         let s = if threads == 1 { "" } else { "s" };
         let worker = format!("{level}, {threads} thread{s}");
-        let gb_per_second = Ok(repeat(time, || cpu(level, threads, &memory.map)));
+        let gb_per_second = Ok(repeat(time, || scan_on_cpu(level, threads, &memory.map)));
         rates.push(ScanRate { worker, gb_per_second });
     }
     for adapter in adapters {
@@ -108,7 +108,8 @@ fn repeat(time: Duration, mut once: impl FnMut()) -> f64 {
     (turns * BYTES) as f64 / start.elapsed().as_secs_f64() / 1e9
 }
 
-fn cpu(level: Level, threads: usize, bytes: &[u8]) {
+/// Scans whole pages on so many threads, and drops the records: what the CPU does where no device does it, for measurements.
+pub fn scan_on_cpu(level: Level, threads: usize, bytes: &[u8]) {
     let share = (bytes.len() / threads).next_multiple_of(CALL);
     std::thread::scope(|scope| {
         for part in bytes.chunks(share) {
@@ -157,12 +158,12 @@ mod alone {
     use std::time::Instant;
 
     use mig_shaders::{Dispatch, SCAN};
-    use wgpu::BufferUsages;
+    use wgpu::{BindGroup, Buffer, BufferUsages};
 
     use super::{Duration, PAGE_SIZE, PageRecord};
     use crate::gpu::device::Inner;
-    use crate::gpu::pieces::{KEPT, Pieces, Span};
-    use crate::gpu::stages::{UNIFORM_STRIDE, uniforms};
+    use crate::gpu::pieces::{KEPT, Pieces};
+    use crate::gpu::stages::{Stage, UNIFORM_STRIDE, uniforms};
     use crate::gpu::{Fault, Gpu};
     use crate::hold::Hold;
     use crate::page::PAGE_WORDS;
@@ -200,25 +201,11 @@ mod alone {
             let gpu = &self.inner;
             let count = (pages.len() / PAGE_SIZE).min(gpu.sizes.batch_pages);
             let bytes = (count * PAGE_SIZE) as u64;
-            let input = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-            let output = BufferUsages::STORAGE;
             let host = gpu.buffer("host", bytes, BufferUsages::COPY_SRC | BufferUsages::MAP_WRITE)?;
-            let memory = gpu.buffer("memory", bytes, input)?;
-            let uniform =
-                gpu.buffer("uniform", UNIFORM_STRIDE.into(), BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
-            let places = gpu.buffer("places", 4 * count as u64, input)?;
-            let records = gpu.buffer("records", (count * size_of::<PageRecord>()) as u64, output)?;
-            let spreads = gpu.buffer("spreads", 4 * count as u64, output)?;
-            let starts: Vec<u32> = (0..count).map(|page| (page * PAGE_WORDS) as u32).collect();
-            let dispatch = Dispatch { end: count as u32, ..Dispatch::default() };
-            gpu.checked(|| {
-                gpu.queue.write_buffer(&uniform, 0, &uniforms(&[dispatch]));
-                gpu.queue.write_buffer(&places, 0, bytemuck::cast_slice(&starts));
-                gpu.queue.write_buffer(&memory, 0, &pages[..bytes as usize]);
-            })?;
-            let stage = gpu.stages.get(&SCAN);
-            let group =
-                gpu.checked(|| stage.bind(&gpu.device, &[&uniform, &memory, &places, &records, &spreads]))?;
+            let memory = gpu.buffer("memory", bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
+            gpu.checked(|| gpu.queue.write_buffer(&memory, 0, &pages[..bytes as usize]))?;
+            let scan = Scan::new(gpu, count, 0)?;
+            let group = gpu.checked(|| scan.bind(&memory))?;
             let rate = |record: &dyn Fn(&mut wgpu::CommandEncoder)| {
                 // Eight times all pages, so that handing them over does not count.
                 gpu.rate(time, 8 * bytes, &|encoder| (0..8).for_each(|_| record(encoder)))
@@ -227,7 +214,7 @@ mod alone {
                 upload: rate(&|encoder| encoder.copy_buffer_to_buffer(&host, 0, &memory, 0, bytes))?,
                 scan: rate(&|encoder| {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
-                    stage.run(&mut pass, &group, 0, count as u32);
+                    scan.stage.run(&mut pass, &group, 0, count as u32);
                 })?,
             })
         }
@@ -253,26 +240,11 @@ mod alone {
             let pinning = (turns * bytes.len()) as f64 / start.elapsed().as_secs_f64() / 1e9;
 
             let count = spans.iter().map(|span| span.pages).max().unwrap_or(0);
-            let input = BufferUsages::STORAGE | BufferUsages::COPY_DST;
-            let memory = gpu.buffer("memory", (count * PAGE_SIZE) as u64, input)?;
-            let uniform =
-                gpu.buffer("uniform", UNIFORM_STRIDE.into(), BufferUsages::UNIFORM | BufferUsages::COPY_DST)?;
-            let places = gpu.buffer("places", 4 * count as u64, input)?;
-            let records =
-                gpu.buffer("records", (count * size_of::<PageRecord>()) as u64, BufferUsages::STORAGE)?;
-            let spreads = gpu.buffer("spreads", 4 * count as u64, BufferUsages::STORAGE)?;
-            let first = spans.first().map_or(0, |span| span.word);
-            let starts: Vec<u32> = (0..count).map(|page| first + (page * PAGE_WORDS) as u32).collect();
-            let dispatch = Dispatch { end: count as u32, ..Dispatch::default() };
-            let stage = gpu.stages.get(&SCAN);
-            let groups = gpu.checked(|| {
-                gpu.queue.write_buffer(&uniform, 0, &uniforms(&[dispatch]));
-                gpu.queue.write_buffer(&places, 0, bytemuck::cast_slice(&starts));
-                let bind = |span: &Span| {
-                    stage.bind(&gpu.device, &[&uniform, &span.buffer, &places, &records, &spreads])
-                };
-                spans.iter().map(bind).collect::<Vec<_>>()
-            })?;
+            let bytes = (count * PAGE_SIZE) as u64;
+            let memory = gpu.buffer("memory", bytes, BufferUsages::STORAGE | BufferUsages::COPY_DST)?;
+            let scan = Scan::new(gpu, count, spans.first().map_or(0, |span| span.word))?;
+            let groups: Vec<_> =
+                gpu.checked(|| spans.iter().map(|span| scan.bind(&span.buffer)).collect())?;
             let total = (spans.iter().map(|span| span.pages).sum::<usize>() * PAGE_SIZE) as u64;
             Ok(ImportRates {
                 pinning,
@@ -286,10 +258,51 @@ mod alone {
                 scan: gpu.rate(time, total, &|encoder| {
                     let mut pass = encoder.begin_compute_pass(&Default::default());
                     for (group, span) in groups.iter().zip(&spans) {
-                        stage.run(&mut pass, group, 0, span.pages as u32);
+                        scan.stage.run(&mut pass, group, 0, span.pages as u32);
                     }
                 })?,
             })
+        }
+    }
+
+    /// The scan of pages that lie one after the other in a buffer, with all that it needs but that.
+    struct Scan<'g> {
+        gpu: &'g Inner,
+        stage: &'g Stage,
+        uniform: Buffer,
+        places: Buffer,
+        records: Buffer,
+        spreads: Buffer,
+    }
+
+    impl<'g> Scan<'g> {
+        /// For `count` pages at most, the first of which starts at this word of the buffer.
+        fn new(gpu: &'g Inner, count: usize, first: u32) -> Result<Self, Fault> {
+            let (input, output) = (BufferUsages::STORAGE | BufferUsages::COPY_DST, BufferUsages::STORAGE);
+            let scan = Scan {
+                gpu,
+                stage: gpu.stages.get(&SCAN),
+                uniform: gpu.buffer(
+                    "uniform",
+                    UNIFORM_STRIDE.into(),
+                    BufferUsages::UNIFORM | BufferUsages::COPY_DST,
+                )?,
+                places: gpu.buffer("places", 4 * count as u64, input)?,
+                records: gpu.buffer("records", (count * size_of::<PageRecord>()) as u64, output)?,
+                spreads: gpu.buffer("spreads", 4 * count as u64, output)?,
+            };
+            let places: Vec<u32> = (0..count).map(|page| first + (page * PAGE_WORDS) as u32).collect();
+            let dispatch = Dispatch { end: count as u32, ..Dispatch::default() };
+            gpu.checked(|| {
+                gpu.queue.write_buffer(&scan.uniform, 0, &uniforms(&[dispatch]));
+                gpu.queue.write_buffer(&scan.places, 0, bytemuck::cast_slice(&places));
+            })?;
+            Ok(scan)
+        }
+
+        fn bind(&self, memory: &Buffer) -> BindGroup {
+            let buffers = [&self.uniform, memory, &self.places, &self.records, &self.spreads];
+            self.stage.bind(&self.gpu.device, &buffers)
         }
     }
 

@@ -45,7 +45,7 @@ pub use device::Gpu;
 pub use fault::Fault;
 #[cfg(feature = "gpu")]
 pub use measure::{DeviceRates, ImportRates};
-pub use measure::{ScanRate, measure_all};
+pub use measure::{ScanRate, measure_all, scan_on_cpu};
 #[cfg(feature = "gpu")]
 pub use pieces::Imported;
 

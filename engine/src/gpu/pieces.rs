@@ -19,6 +19,8 @@ use crate::source::PageSource;
 /// Bytes that stay imported. Pinned memory can't be swapped out, or moved into huge pages.
 pub(super) const KEPT: u64 = 1 << 30;
 
+const NOT_HELD: &str = "the memory is not held";
+
 /// Imports pieces of a source's memory.
 #[derive(Debug)]
 pub(super) struct Pieces {
@@ -54,13 +56,9 @@ impl Pieces {
     ///
     /// Why not, in words.
     pub(super) fn probe(&mut self, gpu: &Inner) -> Result<(), String> {
-        let Some(held) = self.holds.first().map(Hold::addresses) else {
-            return Err("the memory is not held".into());
-        };
-        let page = PAGE as usize;
-        let start = held.start / page * page;
-        let end = (start + gpu.sizes.piece as usize + page).min(held.end.next_multiple_of(page));
-        self.piece(gpu, 0, 0, start..end).map(drop)
+        let Some(hold) = self.holds.first() else { return Err(NOT_HELD.into()) };
+        let shares = Shares::of(hold, gpu)?;
+        self.piece(gpu, 0, 0, &shares).map(drop)
     }
 
     /// The pieces in which these whole pages lie.
@@ -69,15 +67,10 @@ impl Pieces {
     ///
     /// Why they can't be imported, in words.
     pub(super) fn find(&mut self, gpu: &Inner, bytes: &[u8]) -> Result<Vec<Span>, String> {
-        let share_len = gpu.sizes.piece as usize;
         let Some(hold) = self.holds.iter().position(|hold| hold.covers(bytes)) else {
             return Err("it is not held in memory".into());
         };
-        if share_len == 0 {
-            return Err("the adapter's buffers are too small".into());
-        }
-        let addresses = self.holds[hold].addresses();
-        let base = addresses.start / PAGE as usize * PAGE as usize;
+        let shares = Shares::of(&self.holds[hold], gpu)?;
         let mut at = bytes.as_ptr().addr();
         let end = at + bytes.len();
         if !at.is_multiple_of(8) {
@@ -85,13 +78,11 @@ impl Pieces {
         }
         let mut spans = Vec::new();
         while at < end {
-            let share = (at - base) / share_len;
-            let start = base + share * share_len;
+            let share = (at - shares.base) / shares.len;
+            let start = shares.start(share);
             // As many pages as start in this share.
-            let pages = ((start + share_len).min(end) - at).div_ceil(PAGE_SIZE);
-            let last = addresses.end.next_multiple_of(PAGE as usize);
-            let piece = start..(start + share_len + PAGE as usize).min(last);
-            let buffer = self.piece(gpu, hold, share, piece)?;
+            let pages = (shares.start(share + 1).min(end) - at).div_ceil(PAGE_SIZE);
+            let buffer = self.piece(gpu, hold, share, &shares)?;
             spans.push(Span { buffer, word: ((at - start) / 8) as u32, pages });
             at += pages * PAGE_SIZE;
         }
@@ -103,7 +94,7 @@ impl Pieces {
         gpu: &Inner,
         hold: usize,
         share: usize,
-        addresses: Range<usize>,
+        shares: &Shares,
     ) -> Result<wgpu::Buffer, String> {
         if let Some(at) = self.kept.iter().position(|piece| (piece.hold, piece.share) == (hold, share)) {
             let piece = self.kept.remove(at).expect("it was found there");
@@ -111,10 +102,7 @@ impl Pieces {
             self.kept.push_back(piece);
             return Ok(buffer);
         }
-        if let Some(buffer) = gpu.imported.find(&addresses) {
-            return Ok(buffer);
-        }
-        let buffer = import(gpu, &self.holds[hold], addresses)?;
+        let buffer = import(gpu, &self.holds[hold], shares.piece(share))?;
         while (self.kept.len() as u64 + 1) * gpu.sizes.piece > KEPT.max(gpu.sizes.piece) {
             self.kept.pop_front();
         }
@@ -123,7 +111,11 @@ impl Pieces {
     }
 }
 
+/// Finds memory among what is to stay imported, or imports it.
 fn import(gpu: &Inner, hold: &Hold, addresses: Range<usize>) -> Result<wgpu::Buffer, String> {
+    if let Some(buffer) = gpu.imported.find(&addresses) {
+        return Ok(buffer);
+    }
     let importer = gpu.importer.as_ref().ok_or_else(|| match &gpu.adapter.import {
         Err(why) => why.clone(),
         Ok(_) => "importing is off".into(),
@@ -133,11 +125,38 @@ fn import(gpu: &Inner, hold: &Hold, addresses: Range<usize>) -> Result<wgpu::Buf
     Ok(buffer)
 }
 
-/// The shares into which held memory is divided, with the piece of each.
-fn shares(held: &Range<usize>, share_len: usize) -> impl Iterator<Item = Range<usize>> + use<> {
-    let page = PAGE as usize;
-    let (base, last) = (held.start / page * page, held.end.next_multiple_of(page));
-    (base..held.end).step_by(share_len.max(1)).map(move |start| start..(start + share_len + page).min(last))
+/// How held memory is divided.
+struct Shares {
+    /// Where the first share starts.
+    base: usize,
+    /// Where the held memory ends.
+    end: usize,
+    /// Bytes of a share.
+    len: usize,
+}
+
+impl Shares {
+    fn of(hold: &Hold, gpu: &Inner) -> Result<Self, String> {
+        let (held, page, len) = (hold.addresses(), PAGE as usize, gpu.sizes.piece as usize);
+        if len == 0 {
+            return Err("the adapter's buffers are too small".into());
+        }
+        Ok(Shares { base: held.start / page * page, end: held.end, len })
+    }
+
+    fn count(&self) -> usize {
+        (self.end - self.base).div_ceil(self.len)
+    }
+
+    fn start(&self, share: usize) -> usize {
+        self.base + share * self.len
+    }
+
+    /// What is imported for a share.
+    fn piece(&self, share: usize) -> Range<usize> {
+        let page = PAGE as usize;
+        self.start(share)..(self.start(share + 1) + page).min(self.end.next_multiple_of(page))
+    }
 }
 
 /// Pieces that stay imported for as long as somebody wants them to, by their addresses.
@@ -176,7 +195,7 @@ impl Gpu {
     /// Imports a source's memory at once, at most `limit` bytes of it, for as long as what is given back exists: for memory that is scanned
     /// more than once, as a VMM's is in the rounds of a live migration and in one snapshot after the other.
     ///
-    /// The kernel pins each page for the device, which takes it as long as a CPU needs to scan a quarter of the page or so; without this, that is
+    /// The kernel pins each page for the device, which takes more than a third of what a thread needs to scan it; without this, that is
     /// done for each scan. Pinned memory can't be swapped out, and the memory stays mapped.
     ///
     /// # Errors
@@ -184,30 +203,23 @@ impl Gpu {
     /// [`Fault::NoImport`]: the source's memory is not held, or the driver does not import such memory.
     pub fn import<S: PageSource + ?Sized>(&self, source: &S, limit: u64) -> Result<Imported, Fault> {
         let gpu = &self.inner;
-        let share_len = gpu.sizes.piece as usize;
         let mut imported = Imported { gpu: gpu.clone(), pieces: Vec::new(), bytes: 0 };
         let holds = source.holds();
         if holds.is_empty() {
-            return Err(Fault::NoImport("the memory is not held".into()));
-        }
-        if share_len == 0 {
-            return Err(Fault::NoImport("the adapter's buffers are too small".into()));
+            return Err(Fault::NoImport(NOT_HELD.into()));
         }
         for hold in &holds {
-            for piece in shares(&hold.addresses(), share_len) {
-                let share = piece.len().min(share_len) as u64;
-                if imported.bytes + share > limit {
+            let shares = Shares::of(hold, gpu).map_err(Fault::NoImport)?;
+            for piece in (0..shares.count()).map(|share| shares.piece(share)) {
+                let bytes = piece.len().min(shares.len) as u64;
+                if imported.bytes + bytes > limit {
                     return Ok(imported);
                 }
-                let known = gpu.imported.find(&piece);
-                let buffer = match known {
-                    Some(buffer) => buffer,
-                    None => import(gpu, hold, piece.clone()).map_err(Fault::NoImport)?,
-                };
+                let buffer = import(gpu, hold, piece.clone()).map_err(Fault::NoImport)?;
                 let mut registry = gpu.imported.lock();
                 registry.entry((piece.start, piece.end)).or_insert((buffer, 0)).1 += 1;
                 imported.pieces.push(piece);
-                imported.bytes += share;
+                imported.bytes += bytes;
             }
         }
         Ok(imported)

@@ -96,9 +96,6 @@ impl Gpu {
             }
         };
         drop(session);
-        if !matches!(fault, Some(Fault::Hung(_))) {
-            self.inner.let_go();
-        }
         if fault.is_some() {
             // Whatever was claimed and not handed in is the CPU's now.
             ahead.retire();
@@ -107,6 +104,7 @@ impl Gpu {
             self.inner.counters.faults.fetch_add(1, Ordering::Relaxed);
             self.inner.give_up(fault);
         }
+        self.inner.let_go();
         fault
     }
 }
@@ -162,9 +160,8 @@ impl<S: PageSource + ?Sized> Session<'_, S> {
             }
             let Some(batch) = self.under_way.pop_front() else { continue };
             let started = batch.started;
-            let mut finished = batch.finish(gpu)?;
-            self.ahead
-                .finish_all(finished.scans.iter_mut().map(|(task, scan)| (&*task, std::mem::take(scan))));
+            let finished = batch.finish(gpu)?;
+            self.ahead.finish_all(finished.scans);
             self.kept.free.push(finished.slot);
             match started.elapsed() {
                 took if took < SHORT => chunks = most.min(2 * chunks),
