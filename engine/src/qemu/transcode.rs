@@ -291,8 +291,10 @@ impl<C: Consumer> Events for Transcoder<C> {
                     self.differs = true;
                     return Ok(());
                 }
-                // Records are left out, so whether one must name its block is another matter than it was.
-                self.pass_on(block, page, None, content)
+                // Until a record is left out, the stream is the source's to the byte. From then on, whether one must name its
+                // block is another matter than it was.
+                let named = (!self.differs).then_some(named);
+                self.pass_on(block, page, named, content)
             }
         }
     }
@@ -386,6 +388,48 @@ mod tests {
             let memory = self.transcoder.finish().unwrap().0;
             assert!(memory == self.truth);
         }
+    }
+
+    /// Keeps scripts; pages do not matter to it.
+    #[derive(Default)]
+    struct Scripts(Vec<u8>);
+
+    impl Consumer for Scripts {
+        type Error = io::Error;
+
+        fn start(&mut self, _: &str, _: &[RamBlock]) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn pages(&mut self, _: u64, _: PageSet, _: Vec<u8>) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn script(&mut self, script: Vec<u8>) -> io::Result<()> {
+            self.0.extend(script);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_live_stream_that_sends_no_page_twice_is_the_sources_to_the_byte() {
+        let scripts = |mut transcoder: Transcoder<Scripts>| {
+            let block = RamBlock { name: b"pc.ram".to_vec(), first_page: 0, pages: 16 };
+            transcoder.blocks("pc", &[block]).unwrap();
+            // As in a stream: the first record names its block, others do not, also behind pages that are left out or other bytes.
+            for (page, named) in [(0, true), (1, false), (4, false), (9, false), (12, true)] {
+                transcoder.record(Record { block: 0, page, named, content: Some(&[1; PAGE_SIZE]) }).unwrap();
+                if page == 4 {
+                    transcoder.section_end(false).unwrap();
+                    transcoder.bytes(b"the end of a section").unwrap();
+                }
+            }
+            transcoder.finish().unwrap().0
+        };
+        let kept = scripts(Transcoder::new(Scripts::default(), None));
+        let live = scripts(Transcoder::live(Scripts::default(), Holding { pages: 8 }));
+        assert!(!kept.is_empty());
+        assert_eq!(live, kept);
     }
 
     #[test]
