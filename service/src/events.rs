@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use mig_engine::{BlockStats, Class, Effort, Settled};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::failure::Failure;
 
 /// Names of the page kinds, in the format's order.
 pub const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual", "later"];
 
 /// One thing that happened.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Event {
@@ -64,10 +67,22 @@ pub enum Event {
     },
     /// It is over, and everything is verified and in place.
     Done(Box<Summary>),
+    /// It waits: for its turn, for QEMU, or for a destination that is busy. Said by `migd` only.
+    Waiting {
+        /// For what.
+        reason: String,
+    },
+    /// It is over, and the source is as it was. Said by `migd` only; from `mig` it is the exit code.
+    Failed {
+        /// Why, for programs.
+        failure: Failure,
+        /// Why, for people.
+        message: String,
+    },
 }
 
 /// How far a migration is.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ProgressEvent {
     /// Pages that are verified at the destination.
     pub pages: u64,
@@ -86,7 +101,7 @@ pub struct ProgressEvent {
 }
 
 /// What a migration came to.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Summary {
     /// Pages that were sent, those that were sent again counted again.
     pub pages: u64,
@@ -119,7 +134,7 @@ pub struct Summary {
 }
 
 /// Pages by kind.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs, reason = "KINDS has the names, and docs/format.md what they mean")]
 pub struct Kinds {
     pub zero: u64,
@@ -130,7 +145,7 @@ pub struct Kinds {
 }
 
 /// One class of residual pages.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ClassShare {
     /// Its name.
     pub class: String,
@@ -141,7 +156,7 @@ pub struct ClassShare {
 }
 
 /// One effort's part.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct EffortShare {
     /// Its name.
     pub effort: String,

@@ -65,36 +65,40 @@ impl Bound {
     pub fn listener(&self) -> &UnixListener {
         &self.listener
     }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes one connection.
+    ///
+    /// # Errors
+    ///
+    /// What the system says; [`WireError::Cancelled`].
+    pub fn accept_one(&self, cancel: &Cancel) -> Result<UnixStream> {
+        self.listener.set_nonblocking(true).context("cannot use a socket")?;
+        loop {
+            match self.listener.accept() {
+                Ok((socket, _)) => {
+                    socket.set_nonblocking(false).context("cannot use a socket")?;
+                    return Ok(socket);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if cancel.is_cancelled() {
+                        return Err(WireError::Cancelled.into());
+                    }
+                    thread::sleep(LOOK);
+                }
+                Err(error) => return Err(error).context("cannot take a connection"),
+            }
+        }
+    }
 }
 
 impl Drop for Bound {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
-    }
-}
-
-/// Takes one connection at `path`; the socket stays until the second result is dropped.
-///
-/// # Errors
-///
-/// As for [`Bound::new`]; [`WireError::Cancelled`].
-pub fn accept_one(path: &Path, cancel: &Cancel) -> Result<(UnixStream, Bound)> {
-    let bound = Bound::new(path)?;
-    bound.listener.set_nonblocking(true).context("cannot use a socket")?;
-    loop {
-        match bound.listener.accept() {
-            Ok((socket, _)) => {
-                socket.set_nonblocking(false).context("cannot use a socket")?;
-                return Ok((socket, bound));
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if cancel.is_cancelled() {
-                    return Err(WireError::Cancelled.into());
-                }
-                thread::sleep(LOOK);
-            }
-            Err(error) => return Err(error).context("cannot take a connection"),
-        }
     }
 }
 
@@ -137,7 +141,7 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"a file");
         let cancel = Cancel::new();
         cancel.cancel();
-        assert!(accept_one(&folder.path().join("other"), &cancel).is_err());
+        assert!(Bound::new(&folder.path().join("other")).unwrap().accept_one(&cancel).is_err());
         assert!(connect(&folder.path().join("other"), Duration::ZERO, &cancel).is_err());
         assert_eq!(unix_path("unix:/a"), Ok("/a".into()));
         assert!(unix_path("unix:").is_err() && unix_path("tcp:1").is_err());

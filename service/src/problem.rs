@@ -1,5 +1,7 @@
 //! Problems that a user can do something about, where an error's type does not tell.
 
+use crate::failure::Failure;
+
 /// A problem that has an exit code of its own.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -13,4 +15,12 @@ pub enum Problem {
     /// Everything was sent, but the destination never said that it is complete.
     #[error("{0}")]
     Unconfirmed(String),
+    /// What a daemon said of its own work.
+    #[error("{message}")]
+    Daemon {
+        /// Of which kind.
+        failure: Failure,
+        /// In words.
+        message: String,
+    },
 }

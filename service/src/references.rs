@@ -6,14 +6,35 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mig_engine::image::WriteAs;
-use mig_engine::reference::{DiskImage, FileStamp, Identity, Index, IndexError, Samples, SourceTie};
+use mig_engine::reference::{
+    DiskImage, FileStamp, Identity, Index, IndexBuilder, IndexError, Samples, SourceTie,
+};
 use mig_engine::{
     Cancel, DecodeLimits, FileStore, Header, KernelCache, Level, MemoryImage, OnProgress, Reference,
-    ReferenceKind, ReferenceNeed, Resolved, UnpackError, Unpacker,
+    ReferenceKind, ReferenceNeed, Resolved, UnpackError, Unpacker, fingerprints,
 };
 
 use crate::human;
 use crate::problem::Problem;
+
+/// Where a reference's index is kept, and the samples that belong to it.
+#[derive(Clone, Debug)]
+pub struct IndexFiles {
+    /// The index.
+    pub index: PathBuf,
+    /// Samples, of disks only.
+    pub samples: PathBuf,
+}
+
+impl IndexFiles {
+    /// Beside the reference, where `mig index` writes them.
+    pub fn beside(path: &Path) -> Self {
+        IndexFiles { index: Index::default_path(path), samples: Samples::default_path(path) }
+    }
+}
+
+/// Gives a reference that it is to be sent or packed with its index.
+pub type GiveIndex<'i> = &'i dyn Fn(&Path, &mut Reference) -> Result<()>;
 
 /// Opens references to pack with: each gets its index, from beside it or built now. `progress` is of unpacking those that
 /// are packed. A raw file is taken for memory if it has as many pages as one of `guest_pages`.
@@ -29,26 +50,117 @@ pub fn for_packing(
     cancel: &Cancel,
     progress: Option<OnProgress<'_>>,
 ) -> Result<Vec<Reference>> {
+    let from_beside = |path: &Path, reference: &mut Reference| -> Result<()> {
+        if !set_saved(path, reference, &IndexFiles::beside(path)) {
+            log::info!("{}: building an index; `mig index` keeps one", path.display());
+            build_index(path, reference, cancel)?;
+        }
+        Ok(())
+    };
+    for_packing_with(paths, guest_pages, cancel, progress, &from_beside)
+}
+
+/// The same, with indexes from somewhere else.
+///
+/// # Errors
+///
+/// As for [`for_packing`].
+pub fn for_packing_with(
+    paths: &[PathBuf],
+    guest_pages: &[u64],
+    cancel: &Cancel,
+    progress: Option<OnProgress<'_>>,
+    index: GiveIndex<'_>,
+) -> Result<Vec<Reference>> {
     let mut references = Vec::new();
     for path in paths {
         let others: Vec<&PathBuf> = paths.iter().filter(|other| *other != path).collect();
         let mut reference = open(path, guest_pages, &others, cancel, progress)?;
-        let (index, samples) = saved(path, &reference);
-        if let Some(index) = index {
-            reference.set_index(index);
-        }
-        if let Some(samples) = samples {
-            reference.set_samples(samples);
-        }
-        let lacks_samples = reference.kind() == ReferenceKind::Disk && reference.samples().is_none();
-        if reference.index().is_none() || lacks_samples {
-            log::info!("{}: building an index; `mig index` keeps one", path.display());
-            let built = reference.build_index(Level::best(), cancel);
-            built.map_err(interrupted).with_context(|| format!("cannot index {}", path.display()))?;
-        }
+        index(path, &mut reference)?;
         references.push(reference);
     }
     Ok(references)
+}
+
+/// Gives a reference its index for this run.
+///
+/// # Errors
+///
+/// What can't be read; [`mig_engine::EncodeError::Cancelled`].
+pub fn build_index(path: &Path, reference: &mut Reference, cancel: &Cancel) -> Result<()> {
+    let built = reference.build_index(Level::best(), cancel);
+    built.map_err(interrupted).with_context(|| format!("cannot index {}", path.display()))
+}
+
+/// Gives a reference what of its index is saved and fits; whether that was all of it.
+fn set_saved(path: &Path, reference: &mut Reference, files: &IndexFiles) -> bool {
+    let (index, samples) = saved(path, reference, files);
+    if let Some(index) = index {
+        reference.set_index(index);
+    }
+    if let Some(samples) = samples {
+        reference.set_samples(samples);
+    }
+    let lacks_samples = reference.kind() == ReferenceKind::Disk && reference.samples().is_none();
+    reference.index().is_some() && !lacks_samples
+}
+
+/// Gives a reference the index in these files, or else builds one and writes it there; whether it was built.
+///
+/// Runs on the current rayon pool.
+///
+/// # Errors
+///
+/// A reference that can't be read, files that can't be written; [`mig_engine::EncodeError::Cancelled`].
+pub fn give_index(
+    path: &Path,
+    reference: &mut Reference,
+    files: &IndexFiles,
+    cancel: &Cancel,
+) -> Result<bool> {
+    if set_saved(path, reference, files) {
+        return Ok(false);
+    }
+    let (index, samples) = save_index(path, reference, files, cancel, &|_, _| {})?;
+    reference.set_index(index);
+    if let Some(samples) = samples {
+        reference.set_samples(samples);
+    }
+    Ok(true)
+}
+
+/// Builds a reference's index, and samples if it is a disk, and writes both.
+///
+/// Runs on the current rayon pool.
+///
+/// # Errors
+///
+/// As for [`give_index`].
+pub fn save_index(
+    path: &Path,
+    reference: &Reference,
+    files: &IndexFiles,
+    cancel: &Cancel,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(Index, Option<Samples>)> {
+    // The tie comes first: what changes from here on makes the index stale.
+    let tie = tie_of(path, reference)?;
+    let built = || -> Result<_, IndexError> {
+        let (level, source) = (Level::best(), reference.source());
+        let builder = IndexBuilder::new().progress(progress).cancel(cancel.flag());
+        let index = builder.build(source, tie.clone(), &fingerprints(level))?;
+        // Memory is found like itself by its place; disks need samples for that.
+        let is_disk = reference.kind() == ReferenceKind::Disk;
+        let samples = is_disk.then(|| Samples::build(source, tie, level, Some(cancel.flag())));
+        Ok((index, samples.transpose()?))
+    };
+    let context = || format!("cannot index {}", path.display());
+    let (index, samples) = built().map_err(interrupted).with_context(context)?;
+    index.save(&files.index).with_context(context)?;
+    if let Some(samples) = &samples {
+        samples.save(&files.samples).with_context(context)?;
+    }
+    Ok((index, samples))
 }
 
 /// Opens references to unpack with: they need no index.
@@ -95,16 +207,16 @@ pub fn tie_of(path: &Path, reference: &Reference) -> Result<SourceTie> {
     }
 }
 
-/// The index and the samples beside a file, as far as there are some that fit.
-pub fn saved(path: &Path, reference: &Reference) -> (Option<Index>, Option<Samples>) {
-    let (index, samples) = (Index::default_path(path), Samples::default_path(path));
+/// The index and the samples in these files, as far as there are some that fit.
+pub fn saved(path: &Path, reference: &Reference, files: &IndexFiles) -> (Option<Index>, Option<Samples>) {
+    let IndexFiles { index, samples } = files;
     if !index.exists() && !samples.exists() {
         return (None, None);
     }
     match tie_of(path, reference) {
         Ok(tie) => (
-            fitting(&index, |path| Index::open(path, &tie)),
-            fitting(&samples, |path| Samples::open(path, &tie)),
+            fitting(index, |path| Index::open(path, &tie)),
+            fitting(samples, |path| Samples::open(path, &tie)),
         ),
         Err(error) => {
             log::warn!("{}: {error:#}", path.display());

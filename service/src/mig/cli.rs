@@ -299,6 +299,13 @@ pub(crate) struct SendArgs {
     /// Format of the image, if it is not what it looks like
     #[arg(long)]
     pub(crate) format: Option<FormatChoice>,
+    /// Have the migd with this control socket do it, as its configuration says; it goes on if this program is killed
+    #[arg(long, value_name = "unix:PATH", value_parser = unix_path,
+        conflicts_with_all = ["snapshot", "wait", "keys", "insecure", "connections", "threads", "gpu", "gpu_adapter"])]
+    pub(crate) daemon: Option<PathBuf>,
+    /// Seconds to go on trying a destination that is busy
+    #[arg(long, value_name = "SECONDS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=86400))]
+    pub(crate) wait: u32,
     #[command(flatten)]
     pub(crate) link: LinkArgs,
     #[command(flatten)]

@@ -102,6 +102,7 @@ impl<'d> Hosts<'d> {
             beside: &Beside::default(),
             level,
             cancel: run.cancel.clone(),
+            busy: None,
         };
         let image = MemoryImage::open(memory, None)?;
         let paths: Vec<PathBuf> = references.iter().map(|path| path.to_path_buf()).collect();

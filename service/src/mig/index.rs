@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use mig_engine::reference::{Index, IndexBuilder, IndexError, Samples};
-use mig_engine::{Level, Progress, Reference, ReferenceKind, fingerprints};
+use mig_engine::reference::Samples;
+use mig_engine::{Progress, Reference, ReferenceKind};
 use mig_service::human;
 use mig_service::output::print;
-use mig_service::references::{saved, tie_of};
+use mig_service::references::{IndexFiles, save_index, saved};
 
 use crate::cli::IndexArgs;
 use crate::run::{Bar, Run};
@@ -17,53 +17,36 @@ pub(crate) fn run(args: &IndexArgs, run: &Run) -> Result<()> {
     let pool = run.pool(&args.work)?;
     let reference = Reference::open(path, 0).with_context(|| format!("cannot index {}", path.display()))?;
     let is_disk = reference.kind() == ReferenceKind::Disk;
+    let files = IndexFiles::beside(path);
     if !args.force
-        && let (Some(index), samples) = pool.install(|| saved(path, &reference))
+        && let (Some(index), samples) = pool.install(|| saved(path, &reference, &files))
         && (!is_disk || samples.is_some())
     {
         return print(&format!(
             "{} fits {}: {} distinct blocks\n",
-            Index::default_path(path).display(),
+            files.index.display(),
             path.display(),
             human::count(index.distinct())
         ));
     }
     let bar = Bar::new("indexing");
     let start = Instant::now();
-    let show = |pages, total_pages| bar.show(progress(pages, total_pages));
-    // The tie comes first: what changes from here on makes the index stale.
-    let tie = tie_of(path, &reference)?;
-    let built = pool.install(|| -> Result<_, IndexError> {
-        let (level, source) = (Level::best(), reference.source());
-        let builder = IndexBuilder::new().progress(&show).cancel(run.cancel.flag());
-        let index = builder.build(source, tie.clone(), &fingerprints(level))?;
-        // Memory is found like itself by its place; disks need samples for that.
-        let samples = is_disk.then(|| Samples::build(source, tie, level, Some(run.cancel.flag())));
-        Ok((index, samples.transpose()?))
-    });
-    let (index, samples) = built.with_context(|| format!("cannot index {}", path.display()))?;
+    let show = |pages, total_pages| bar.show(Progress::new(pages, total_pages, 0));
+    let (index, samples) = pool.install(|| save_index(path, &reference, &files, &run.cancel, &show))?;
     bar.done();
-    let out = Index::default_path(path);
-    index.save(&out)?;
-    let mut files = out.display().to_string();
-    if let Some(samples) = &samples {
-        let out = Samples::default_path(path);
-        samples.save(&out)?;
-        files += &format!(" and {}", out.display());
+    let mut names = files.index.display().to_string();
+    if samples.is_some() {
+        names += &format!(" and {}", files.samples.display());
     }
     let file_len = index.file_len() + samples.as_ref().map_or(0, Samples::file_len);
     let bytes = reference.need().blocks << 12;
     print(&format!(
         "{}: {} distinct blocks of {}, {}, built in {} ({})\n",
-        files,
+        names,
         human::count(index.distinct()),
         human::count(reference.need().blocks),
         human::bytes(file_len),
         human::seconds(start.elapsed()),
         human::rate(bytes, start.elapsed())
     ))
-}
-
-fn progress(pages: u64, total_pages: u64) -> Progress {
-    Progress::new(pages, total_pages, 0)
 }

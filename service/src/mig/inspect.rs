@@ -13,6 +13,7 @@ use mig_service::human;
 use mig_service::output::{Output, print};
 use mig_service::problem::Problem;
 use mig_service::references::{self, describe, is_packed};
+use mig_service::transfer::guest_sizes;
 use serde_json::{Map, Value, json};
 
 use crate::cli::InspectArgs;
@@ -50,7 +51,7 @@ fn image(args: &InspectArgs, run: &Run) -> Result<()> {
     let bar = Bar::new("reading");
     let show = |progress| bar.show(progress);
     let sizes = match &stream {
-        Some(stream) => qemu::guest_sizes(stream.start()),
+        Some(stream) => guest_sizes(stream.start()),
         None => vec![image.page_count()],
     };
     let machine = stream.map(|stream| mig_engine::qemu::machine_of(stream.start()));

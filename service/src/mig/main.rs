@@ -8,7 +8,6 @@ mod cli;
 mod demo;
 mod demo_migrate;
 mod devices;
-mod exit;
 mod explain;
 mod generate;
 mod index;
@@ -28,6 +27,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use mig_service::failure::Failure;
 
 fn main() -> ExitCode {
     // Broken pipes end the process with an error message of ours, not with a panic of println's.
@@ -54,7 +54,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("mig: {error:#}");
-            exit::code_of(&error)
+            ExitCode::from(Failure::of(&error).exit_code())
         }
     }
 }

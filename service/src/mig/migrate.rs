@@ -106,6 +106,7 @@ impl Show {
                 "round {round}: {dirty} dirty pages, {sent} sent, {unchanged} unchanged, {held} held back; {}, downtime about {downtime_ms} ms",
                 human::bytes(*bytes)
             )),
+            Event::Waiting { reason } => say(format!("waiting {reason}")),
             Event::Warning { message } => say(format!("warning: {message}")),
             Event::Done(summary) => {
                 self.bar.finish_and_clear();

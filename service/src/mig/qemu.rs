@@ -11,6 +11,7 @@ use mig_engine::qemu::{self, Coding, FromFile, Packed, RamBlock};
 use mig_engine::{CpuWorker, FormatChoice, FrameWrite, Level, Progress};
 use mig_service::output::{Output, is_dash, print, stdout_file};
 use mig_service::problem::Problem;
+use mig_service::transfer::guest_sizes;
 use mig_service::{human, references};
 use serde_json::json;
 
@@ -67,13 +68,6 @@ pub(crate) fn open_stream(path: &Path, format: Option<FormatChoice>) -> Result<O
     }
     let file = File::open(path).with_context(context)?;
     Ok(Some(Stream { input: Box::new(BufReader::with_capacity(1 << 20, file)), start }))
-}
-
-/// The sizes that a memory image of this machine may have: all of its RAM, or only its main memory.
-pub(crate) fn guest_sizes(start: &[u8]) -> Vec<u64> {
-    let (_, blocks) = qemu::machine_of(start);
-    let all: u64 = blocks.iter().map(|block| block.pages).sum();
-    [Some(all), blocks.first().map(|block| block.pages)].into_iter().flatten().collect()
 }
 
 impl Stream {

@@ -1,28 +1,49 @@
 //! `mig send`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use mig_engine::qemu::Holding;
 use mig_engine::{CpuWorker, Level, MemoryImage};
-use mig_service::events::Summary;
+use mig_service::daemon::Start;
+use mig_service::daemon::client::Client;
+use mig_service::events::{Event, Summary};
+use mig_service::local::Bound;
 use mig_service::problem::Problem;
 use mig_service::references::{self, for_packing};
-use mig_service::transfer::{QemuSource, Sending, open_snapshot, send_image, send_qemu, wait_for_qemu};
+use mig_service::transfer::{
+    QemuSource, Sending, WhileBusy, guest_sizes, open_snapshot, send_image, send_qemu, wait_for_qemu,
+};
 use mig_service::wire::{Target, hello};
 
 use crate::cli::SendArgs;
 use crate::migrate::{Show, vm_name};
-use crate::qemu::guest_sizes;
 use crate::run::{Run, beside, threads};
 
+/// How long a busy destination is left alone.
+const BUSY: Duration = Duration::from_secs(1);
+
 pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
-    let beside = beside(&args.gpu)?;
     let vm = args.vm.clone().or_else(|| args.file.as_deref().map(vm_name)).unwrap_or_default();
     if !hello::is_vm_name(&vm) {
         let text = format!("--vm {vm:?}: a name is 1 to 128 letters, digits, '.', '_' and '-'");
         return Err(Problem::Usage(text).into());
     }
+    let show = Show::new("sending", args.json);
+    if let Some(socket) = &args.daemon {
+        return by_daemon(socket, vm, args, run, &show);
+    }
+    let beside = beside(&args.gpu)?;
+    let until = Instant::now() + Duration::from_secs(args.wait.into());
+    let busy = |why: &str| {
+        show.event(&Event::Waiting { reason: format!("for the destination: {why}") });
+        let next = Instant::now() + BUSY;
+        while Instant::now() < next && !run.cancel.is_cancelled() {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        next < until && !run.cancel.is_cancelled()
+    };
     let level = Level::best();
     let worker = CpuWorker { level };
     let sending = Sending {
@@ -41,8 +62,8 @@ pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
         beside: &beside,
         level,
         cancel: run.cancel.clone(),
+        busy: (args.wait > 0).then_some(WhileBusy(&busy)),
     };
-    let show = Show::new("sending", args.json);
     let sent = match (&args.file, &args.qemu) {
         (_, Some(path)) => qemu(path, args, &sending, run, &show),
         (Some(path), None) => image(path, args, &sending, run, &show),
@@ -50,6 +71,25 @@ pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
     };
     show.clear();
     sent.map(|_| ()).with_context(|| format!("{} was not migrated", sending.vm))
+}
+
+/// Has a daemon do it, and shows what it says.
+fn by_daemon(socket: &Path, vm: String, args: &SendArgs, run: &Run, show: &Show) -> Result<()> {
+    let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
+    let start = Start {
+        vm: vm.clone(),
+        to: args.to.clone(),
+        peer: args.peer.clone(),
+        image: args.file.as_ref().map(absolute).transpose()?,
+        format: args.format.map(|format| format.name().to_owned()),
+        qemu: args.qemu.as_ref().map(absolute).transpose()?.map(|path| format!("unix:{}", path.display())),
+        references: args.references.files.iter().map(absolute).collect::<Result<_>>()?,
+        effort: Some(args.effort.name().to_owned()),
+        hold_mib: args.qemu.is_some().then_some(args.hold),
+    };
+    let sent = Client::new(socket)?.send(&start, &run.cancel, &|event| show.event(event));
+    show.clear();
+    sent.map(|_| ()).with_context(|| format!("{vm} was not migrated"))
 }
 
 fn image(path: &Path, args: &SendArgs, sending: &Sending<'_>, run: &Run, show: &Show) -> Result<Summary> {
@@ -68,10 +108,11 @@ fn qemu(path: &Path, args: &SendArgs, sending: &Sending<'_>, run: &Run, show: &S
         Some(path) => open_snapshot(path, true, &run.cancel),
         None => Ok(None),
     })?;
+    let bound = Bound::new(path)?;
     if !args.json {
         eprintln!("waiting for QEMU: migrate unix:{}", path.display());
     }
-    let (socket, start) = wait_for_qemu(path, &run.cancel)?;
+    let (socket, start) = wait_for_qemu(bound, &run.cancel)?;
     pool.install(|| {
         let mut references = for_packing(&args.references.files, &guest_sizes(&start), &run.cancel, None)?;
         references.extend(snapshot);

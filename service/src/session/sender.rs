@@ -1,5 +1,7 @@
 //! A sender's session: keeps its connections alive, sends what is in the outbox, and hears what the receiver says.
 
+use std::collections::HashMap;
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::thread;
@@ -12,7 +14,7 @@ use super::link::Link;
 use super::lock;
 use super::outbox::Outbox;
 use crate::wire::hello::{Again, Cancelled, Complete, Hello, Proposal, Refusal, Welcome};
-use crate::wire::{Channel, Code, Kind, Message, Meter, Target, WireError, dial};
+use crate::wire::{Channel, Code, Kind, Message, Meter, Target, WireError, dial, dial_watched};
 
 /// How often a sender says that it is alive, and looks whether somebody cancelled.
 const ALIVE: Duration = Duration::from_secs(1);
@@ -268,16 +270,21 @@ impl<'f> Sender<'f> {
     ) -> Result<(), WireError> {
         let stop = AtomicBool::new(false);
         let open: Mutex<Vec<Weak<Channel>>> = Mutex::default();
+        let dialled = Mutex::default();
         thread::scope(|scope| {
             for index in 0..self.connections {
-                let (stop, open) = (&stop, &open);
-                scope.spawn(move || self.send(index, stop, open));
+                let (stop, open, dialled) = (&stop, &open, &dialled);
+                scope.spawn(move || self.send(index, stop, open, dialled));
             }
             scope.spawn(|| self.tick(control, &stop));
             let heard = self.hear(control, recode, watch);
             stop.store(true, Ordering::Relaxed);
             for channel in lock(&open).iter().filter_map(Weak::upgrade) {
                 channel.close();
+            }
+            // Nor is one waited for that is not open yet: over a link that is full, that takes a while.
+            for socket in lock(&dialled).values() {
+                let _ = socket.shutdown(Shutdown::Both);
             }
             self.outbox.wake();
             heard
@@ -394,11 +401,27 @@ impl<'f> Sender<'f> {
     }
 
     /// One data connection: sends segments, and connects anew when it breaks.
-    fn send(&self, index: u32, stop: &AtomicBool, open: &Mutex<Vec<Weak<Channel>>>) {
+    fn send(
+        &self,
+        index: u32,
+        stop: &AtomicBool,
+        open: &Mutex<Vec<Weak<Channel>>>,
+        dialled: &Mutex<HashMap<u32, TcpStream>>,
+    ) {
         let stopped = || stop.load(Ordering::Relaxed) || self.is_over();
         let mut backoff = BACKOFF[0];
         while !stopped() {
-            match self.dial_data(index) {
+            let connected = |socket: &TcpStream| {
+                if let Ok(handle) = socket.try_clone() {
+                    lock(dialled).insert(index, handle);
+                }
+                if stopped() {
+                    let _ = socket.shutdown(Shutdown::Both);
+                }
+            };
+            let channel = self.dial_data(index, &connected);
+            lock(dialled).remove(&index);
+            match channel {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
                     lock(open).push(Arc::downgrade(&channel));
@@ -431,8 +454,8 @@ impl<'f> Sender<'f> {
         }
     }
 
-    fn dial_data(&self, index: u32) -> Result<Channel, WireError> {
-        let channel = dial(&self.target)?;
+    fn dial_data(&self, index: u32, connected: &dyn Fn(&TcpStream)) -> Result<Channel, WireError> {
+        let channel = dial_watched(&self.target, connected)?;
         let hello = Hello::Data { session: self.proposal.session.clone(), index };
         channel.send_message(&Message::json(Kind::Hello, &hello))?;
         welcome(&channel, self.target.limit)?;

@@ -169,14 +169,14 @@ pub(crate) fn sizes(proposal: &Proposal) -> Vec<u64> {
     std::iter::once(proposal.pages).chain(offered).filter(|&pages| pages > 0).collect()
 }
 
-/// There is one migration at a time; but a sender that was started anew takes the place of what it left behind.
-fn make_room(peer: &Peer, proposal: &Proposal, open: Open<'_>) -> Result<(), Refusal> {
+/// `open` are sessions that exclude this one; but a sender that was started anew takes the place of what it left behind.
+pub(crate) fn make_room(peer: &Peer, proposal: &Proposal, open: Open<'_>) -> Result<(), Refusal> {
     let until = Instant::now() + LET_GO;
     loop {
         let Some(current) = open().into_iter().next() else { return Ok(()) };
         let same = current.peer.certificate == peer.certificate && current.proposal.vm == proposal.vm;
         if !same || current.is_connected() || Instant::now() > until {
-            return Err(Refusal::new(Code::Busy, "this receiver takes one migration, and has one"));
+            return Err(Refusal::new(Code::Busy, "another migration is under way there"));
         }
         current.finish(Outcome::Failed(Refusal::new(Code::Timeout, BEGUN_AGAIN)));
         std::thread::sleep(Duration::from_millis(20));

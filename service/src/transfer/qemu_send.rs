@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -24,6 +24,7 @@ use mig_engine::{EncodeError, Header, PageSet, Reference};
 use super::sending::{Account, Sending, Session, Watcher, What, tell_progress};
 use super::snapshot::Snapshot;
 use crate::events::{Event, OnEvent, Summary};
+use crate::local::Bound;
 use crate::problem::Problem;
 use crate::session::{Sender, lock};
 use crate::wire::hello::{Complete, Content};
@@ -372,14 +373,20 @@ fn take(
     Ok(())
 }
 
-/// Waits for QEMU to connect to a socket at `path`, which is made for it and removed again; reads enough of its stream to see
-/// which machine it is of.
+/// The sizes that a memory image of this machine may have: all of its RAM, or only its main memory.
+pub fn guest_sizes(start: &[u8]) -> Vec<u64> {
+    let (_, blocks) = mig_engine::qemu::machine_of(start);
+    let all: u64 = blocks.iter().map(|block| block.pages).sum();
+    [Some(all), blocks.first().map(|block| block.pages)].into_iter().flatten().collect()
+}
+
+/// Waits for QEMU to connect to a socket, which is removed then; reads enough of its stream to see which machine it is of.
 ///
 /// # Errors
 ///
-/// A path that is in use, or can't be; [`WireError::Cancelled`].
-pub fn wait_for_qemu(path: &Path, cancel: &mig_engine::Cancel) -> Result<(UnixStream, Vec<u8>)> {
-    let (socket, _listening) = crate::local::accept_one(path, cancel)?;
+/// What the system says; [`WireError::Cancelled`].
+pub fn wait_for_qemu(bound: Bound, cancel: &mig_engine::Cancel) -> Result<(UnixStream, Vec<u8>)> {
+    let socket = bound.accept_one(cancel)?;
     let mut start = Vec::new();
     socket.set_read_timeout(Some(LOOK)).context("cannot use QEMU's socket")?;
     // A stream that says nothing of its machine is carried all the same.

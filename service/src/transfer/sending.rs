@@ -13,7 +13,7 @@ use crate::controller::Controller;
 use crate::events::{Event, OnEvent, ProgressEvent, Tally};
 use crate::session::{Limits, Link, Sender, Watch, dial_session, lock};
 use crate::wire::hello::{Again, Content, Machine, Offered, Proposal, agent, new_session};
-use crate::wire::{Channel, Target, WireError};
+use crate::wire::{Channel, Code, Target, WireError};
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(200);
@@ -25,6 +25,16 @@ pub enum EffortChoice {
     Auto,
     /// One for all.
     Fixed(Effort),
+}
+
+impl EffortChoice {
+    /// The name that [`FromStr`](std::str::FromStr) takes.
+    pub fn name(self) -> &'static str {
+        match self {
+            EffortChoice::Auto => "auto",
+            EffortChoice::Fixed(effort) => effort.name(),
+        }
+    }
 }
 
 impl std::str::FromStr for EffortChoice {
@@ -64,6 +74,18 @@ pub struct Sending<'a> {
     pub level: Level,
     /// Stops it.
     pub cancel: Cancel,
+    /// What to do while the destination is busy, other than give up.
+    pub busy: Option<WhileBusy<'a>>,
+}
+
+/// Waits for a while when a destination is busy, for the reason that it is called with; false: gives up.
+#[derive(Clone, Copy)]
+pub struct WhileBusy<'a>(pub &'a (dyn Fn(&str) -> bool + Sync));
+
+impl std::fmt::Debug for WhileBusy<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("WhileBusy")
+    }
 }
 
 /// A session that was opened.
@@ -96,7 +118,13 @@ impl Sending<'_> {
             EffortChoice::Fixed(effort) => vec![effort],
         };
         let proposal = self.proposal(what, &efforts, &references)?;
-        let (control, welcome, have) = dial_session(&self.target, &proposal)?;
+        let (control, welcome, have) = loop {
+            match dial_session(&self.target, &proposal) {
+                Err(WireError::Refused { code: Code::Busy, message })
+                    if self.busy.is_some_and(|WhileBusy(again)| again(&message)) => {}
+                dialled => break dialled?,
+            }
+        };
         let known = |effort: &Effort| welcome.efforts.iter().any(|name| name == effort.name());
         let efforts: Vec<Effort> = efforts.into_iter().filter(known).collect();
         let top = efforts.last().copied().unwrap_or(Effort::Store);

@@ -41,6 +41,15 @@ impl Target {
 ///
 /// Whatever keeps the two from speaking to each other.
 pub fn dial(target: &Target) -> Result<Channel, WireError> {
+    dial_watched(target, &|_| {})
+}
+
+/// The same; `connected` gets the socket before anything is said on it, so that somebody else can shut it down.
+///
+/// # Errors
+///
+/// As for [`dial`].
+pub fn dial_watched(target: &Target, connected: &dyn Fn(&TcpStream)) -> Result<Channel, WireError> {
     let until = Instant::now() + CONNECT;
     let host = target.host()?;
     let resolving = |source| WireError::Io { what: "looking up the receiver's address", source };
@@ -49,6 +58,7 @@ pub fn dial(target: &Target) -> Result<Channel, WireError> {
         let left = until.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
         match TcpStream::connect_timeout(&address, left) {
             Ok(socket) => {
+                connected(&socket);
                 let name = target.peer.as_deref().unwrap_or(host);
                 let channel = Channel::connected(socket, &target.security, name, target.limit, until)?;
                 preamble::offer(&channel, preamble::VERSIONS, until)?;

@@ -13,7 +13,7 @@ mod preamble;
 mod tls;
 
 pub use channel::{Channel, Peer};
-pub use dial::{Target, dial};
+pub use dial::{Target, dial, dial_watched};
 pub use error::{Code, WireError};
 pub use listen::{Accepted, Listener, Listening};
 pub use message::{Kind, Message, Meter, SEGMENT, SegmentHead};

@@ -1,4 +1,5 @@
-//! A running guest of real, unmodified QEMUs goes to another host and comes back, through `mig`, over a slow cable.
+//! A running guest of real, unmodified QEMUs goes to another host and comes back, through `mig` and then through `migd`, over a
+//! slow cable.
 //!
 //! Needs root, `ip` and `tc`, `setpriv`, qemu-system-x86 and a kernel for the guest (`MIG_GUEST_KERNEL`, or one in `/boot`). Where something
 //! is missing the test says so and passes, unless `MIG_REQUIRE` names `qemu-live`.
@@ -6,8 +7,13 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod guest;
+#[path = "../daemon/http.rs"]
+#[allow(dead_code, reason = "a part of it is used here")]
+mod http;
 mod machine;
 mod net;
+#[path = "../common/running.rs"]
+mod running;
 mod tee;
 
 use std::fs::{self, File};
@@ -108,9 +114,13 @@ impl Drop for Mig {
 
 impl Hosts {
     fn mig(&self, end: usize, name: &str, arguments: &str) -> Mig {
+        self.run(end, env!("CARGO_BIN_EXE_mig"), name, arguments)
+    }
+
+    fn run(&self, end: usize, program: &str, name: &str, arguments: &str) -> Mig {
         let events = self.folder.path(&format!("{name}.events"));
         let messages = File::create(events.with_extension("messages")).expect("room for messages");
-        let mut command = self.net.command(end, env!("CARGO_BIN_EXE_mig"));
+        let mut command = self.net.command(end, program);
         command.args(arguments.split_whitespace()).current_dir(self.folder.path("."));
         command.stdin(Stdio::null()).stdout(File::create(&events).expect("room for events")).stderr(messages);
         Mig { process: command.spawn().expect("mig can be run"), events }
@@ -122,26 +132,63 @@ impl Hosts {
 
     /// A destination QEMU, and both of `mig`, ready for a guest from `source` to the other host.
     fn prepare(&self, source: usize, trip: &str) -> (Machine, Mig, Mig) {
-        let (to, sockets) = (1 - source, [format!("{trip}-out"), format!("{trip}-in")]);
-        let machine =
-            Machine::start(&self.path("."), &format!("{trip}-vm"), &self.boot, Some(&self.path(&sockets[1])));
+        let machine = self.destination(trip);
+        let to = 1 - source;
         let both = |end: usize| {
             let host = ["a", "b"][end];
             format!("--keys keys/{host} --snapshot {host}.snapshot -r disk.raw --timeout 5 --retry 10 --json")
         };
-        let arguments =
-            format!("receive --qemu unix:{} --listen {}:7000 {}", sockets[1], ADDRESSES[to], both(to));
+        let arguments = format!("receive --qemu unix:{trip}-in --listen {}:7000 {}", ADDRESSES[to], both(to));
         let receive = self.mig(to, &format!("{trip}-receive"), &arguments);
-        let arguments = format!(
-            "send --qemu unix:{} --vm guest --to {}:7000 {}",
-            sockets[0],
-            ADDRESSES[to],
-            both(source)
-        );
-        let send = self.mig(source, &format!("{trip}-send"), &arguments);
-        wait_for("mig send to wait for QEMU", || self.path(&sockets[0]).exists().then_some(()));
         wait_for("mig receive to listen", || receive.event("listening"));
-        (machine, send, receive)
+        (machine, self.send(source, trip, &both(source)), receive)
+    }
+
+    /// The same with daemons on both hosts: one is told of the destination, the other is asked to send.
+    fn prepare_by_daemons(&self, source: usize, trip: &str) -> (Machine, Mig) {
+        let machine = self.destination(trip);
+        let socket = |end: usize| format!("{}.sock", ["a", "b"][end]);
+        let waiting = json!({ "qemu": format!("unix:{}", self.path(&format!("{trip}-in")).display()) });
+        let path = self.path(&socket(1 - source));
+        http::ask(&path, "PUT", "/v1/destinations/guest", &waiting.to_string()).is(204);
+        (machine, self.send(source, trip, &format!("--daemon unix:{} --json", socket(source))))
+    }
+
+    /// A QEMU that waits at `TRIP-in`.
+    fn destination(&self, trip: &str) -> Machine {
+        let waits = self.path(&format!("{trip}-in"));
+        Machine::start(&self.path("."), &format!("{trip}-vm"), &self.boot, Some(&waits))
+    }
+
+    /// A sender that waits for QEMU at `TRIP-out`.
+    fn send(&self, source: usize, trip: &str, how: &str) -> Mig {
+        let address = ADDRESSES[1 - source];
+        let arguments = format!("send --qemu unix:{trip}-out --vm guest --to {address}:7000 {how}");
+        let send = self.mig(source, &format!("{trip}-send"), &arguments);
+        let out = self.path(&format!("{trip}-out"));
+        wait_for("mig send to wait for QEMU", || out.exists().then_some(()));
+        send
+    }
+
+    /// A daemon on a host; it ends with this value.
+    fn daemon(&self, end: usize) -> Mig {
+        let (host, other) = (["a", "b"][end], ["b", "a"][end]);
+        let path = |name: &str| self.path(name).display().to_string();
+        let config = format!(
+            "[listen]\naddress = '{}:7000'\nkeys = '{}'\n[control]\nsocket = '{}'\n[store]\nfolder = '{}'\n\
+             [[vm]]\nname = 'guest'\npeers = ['{other}']\ndisks = ['{}']\nsnapshot = true\n",
+            ADDRESSES[end],
+            path(&format!("keys/{host}")),
+            path(&format!("{host}.sock")),
+            path(&format!("{host}.store")),
+            path("disk.raw"),
+        );
+        self.folder.write(&format!("{host}.toml"), config.as_bytes());
+        let arguments = format!("--config {host}.toml");
+        let daemon = self.run(end, env!("CARGO_BIN_EXE_migd"), &format!("{host}-daemon"), &arguments);
+        let started = || daemon.messages().contains("taking migrations").then_some(());
+        wait_for("a daemon to start", started);
+        daemon
     }
 
     /// Brings the guest of `machine` from host `source` to the other.
@@ -150,19 +197,30 @@ impl Hosts {
         machine: &mut Machine,
         source: usize,
         trip: &str,
-        return_path: bool,
+        by: By,
     ) -> Result<(Machine, Mig), LostWrites> {
-        let (mut there, mut send, mut receive) = self.prepare(source, trip);
+        let (mut there, mut send, receive) = match by {
+            By::Programs { .. } => {
+                let (there, send, receive) = self.prepare(source, trip);
+                (there, send, Some(receive))
+            }
+            By::Daemons => {
+                let (there, send) = self.prepare_by_daemons(source, trip);
+                (there, send, None)
+            }
+        };
         let [qemu, out, stream] = ["qemu", "out", "stream"].map(|end| self.path(&format!("{trip}-{end}")));
         let tee = Tee::start(&qemu, &out, stream);
-        machine.migrate(&qemu, return_path);
+        machine.migrate(&qemu, matches!(by, By::Programs { return_path: true }));
         machine.wait_for_migration("completed");
         send.ends_with(0);
-        receive.ends_with(0);
+        if let Some(mut receive) = receive {
+            receive.ends_with(0);
+        }
         assert_eq!(machine.state(), "postmigrate");
         wait_for("the guest to be there", || (there.state() != "inmigrate").then_some(()));
         let [old, new] = [machine.memory(), there.memory()];
-        let kept = self.folder.read(&format!("{}.snapshot", ["a", "b"][1 - source]));
+        let kept = self.folder.read(&by.kept(["a", "b"][1 - source]));
         assert_same(&new, &kept[..new.len()], "the guest's memory, as the destination kept it");
         // What QEMU sent is what must be there; whether QEMU sent all that its guest wrote is another matter.
         assert_same(&new, &tee.memory(new.len()), "the guest's memory, as QEMU's stream has it");
@@ -173,6 +231,25 @@ impl Hosts {
         }
         there.ask("cont", json!({}));
         Ok((there, send))
+    }
+}
+
+/// Who carries a guest.
+#[derive(Clone, Copy)]
+enum By {
+    /// `mig send` and `mig receive`.
+    Programs { return_path: bool },
+    /// Two `migd`s.
+    Daemons,
+}
+
+impl By {
+    /// Where a host keeps the guest's memory.
+    fn kept(self, host: &str) -> String {
+        match self {
+            By::Programs { .. } => format!("{host}.snapshot"),
+            By::Daemons => format!("{host}.store/snapshots/guest.mem"),
+        }
     }
 }
 
@@ -236,7 +313,7 @@ fn there_and_back() -> Result<(), LostWrites> {
     drop(stays);
     let mut first = start("first");
 
-    let (mut second, there) = hosts.migrate(&mut first, 0, "there", true)?;
+    let (mut second, there) = hosts.migrate(&mut first, 0, "there", By::Programs { return_path: true })?;
     let printed = first.printed();
     wait_for_ticks(&printed, &second, 3);
     let [a, b] = ["a", "b"].map(|host| hosts.folder.read(&format!("{host}.snapshot")));
@@ -244,25 +321,39 @@ fn there_and_back() -> Result<(), LostWrites> {
     let mut connected = there.event("connected").expect("it told of the connection");
     assert_eq!(connected["references"], json!(["disk.raw"]));
 
-    let (third, back) = hosts.migrate(&mut second, 1, "back", false)?;
+    let by = By::Programs { return_path: false };
+    let (mut third, back) = hosts.migrate(&mut second, 1, "back", by)?;
     let printed = printed + &second.printed();
     wait_for_ticks(&printed, &third, 3);
     connected = back.event("connected").expect("it told of the connection");
     assert_eq!(connected["references"], json!(["disk.raw", "b.snapshot"]));
+    assert_less_than_half(&back, &there);
 
-    let [there, back] = [there, back].map(|mig| mig.event("done").expect("it told of the end"));
-    let wire = |done: &Value| done["wire_bytes"].as_u64().expect("a number");
-    eprintln!("there: {there}\nback: {back}");
-    assert!(
-        wire(&back) * 2 < wire(&there),
-        "the way back took {}, the way there {}",
-        wire(&back),
-        wire(&there)
-    );
-    for socket in ["there-out", "back-out"] {
-        assert!(!Path::new(&hosts.path(socket)).exists(), "{socket} is left behind");
+    let daemons = [0, 1].map(|end| hosts.daemon(end));
+    let (mut fourth, there) = hosts.migrate(&mut third, 0, "there-by-daemons", By::Daemons)?;
+    let printed = printed + &third.printed();
+    wait_for_ticks(&printed, &fourth, 3);
+    let (fifth, back) = hosts.migrate(&mut fourth, 1, "back-by-daemons", By::Daemons)?;
+    let printed = printed + &fourth.printed();
+    wait_for_ticks(&printed, &fifth, 3);
+    connected = back.event("connected").expect("it told of the connection");
+    assert_eq!(connected["references"], json!(["disk.raw", "guest.mem"]));
+    assert_less_than_half(&back, &there);
+    drop(daemons);
+    for trip in ["there", "back", "there-by-daemons", "back-by-daemons"] {
+        let socket = format!("{trip}-out");
+        assert!(!Path::new(&hosts.path(&socket)).exists(), "{socket} is left behind");
     }
     Ok(())
+}
+
+#[track_caller]
+fn assert_less_than_half(back: &Mig, there: &Mig) {
+    let [there, back] = [there, back].map(|mig| mig.event("done").expect("it told of the end"));
+    eprintln!("there: {there}\nback: {back}");
+    let wire = |done: &Value| done["wire_bytes"].as_u64().expect("a number");
+    let (back, there) = (wire(&back), wire(&there));
+    assert!(back * 2 < there, "the way back took {back}, the way there {there}");
 }
 
 /// `migrate_cancel` in the middle.

@@ -1,0 +1,216 @@
+//! What other hosts send: who may, where it goes, and what may be used for it.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::Result;
+use mig_engine::{Cancel, Level, Reference};
+
+use super::Daemon;
+use super::config::Vm;
+use super::migrations::{Direction, Entry, Reason};
+use super::slots::Slot;
+use crate::events::{Event, Summary};
+use crate::failure::Failure;
+use crate::references::{self, for_unpacking};
+use crate::session::{Admitted, Host, Incoming, Open, Outcome, lock};
+use crate::transfer::{ImageTarget, QemuTarget, Receiving, Target, guest_sizes_of, make_room, open_snapshot};
+use crate::wire::hello::{Content, Proposal, Refusal};
+use crate::wire::{Code, Peer, WireError};
+
+/// Decides about migrations that come in.
+#[derive(Debug)]
+pub struct Gate {
+    daemon: Arc<Daemon>,
+    /// What the open sessions hold.
+    held: Mutex<HashMap<String, Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    entry: Arc<Entry>,
+    vm: Vm,
+    slot: Slot,
+}
+
+impl Gate {
+    pub(super) fn new(daemon: Arc<Daemon>) -> Self {
+        Gate { daemon, held: Mutex::default() }
+    }
+
+    fn decide(&self, peer: &Peer, proposal: &Proposal, open: Open<'_>) -> Result<Admitted, Refusal> {
+        let daemon = &self.daemon;
+        if daemon.is_draining() {
+            return Err(Refusal::new(Code::Draining, "this daemon is about to stop"));
+        }
+        // Who may not send a VM does not learn whether there is one.
+        let vm = daemon.vms.find(&proposal.vm).filter(|vm| vm.allows(&peer.name)).ok_or_else(|| {
+            Refusal::new(Code::Permission, format!("{:?} may not send {} here", peer.name, proposal.vm))
+        })?;
+        let target = self.target(&vm).ok_or_else(|| {
+            let message = format!("no destination was prepared for {}", vm.name);
+            Refusal::new(Code::Unexpected, message)
+        })?;
+        let same_vm = || open().into_iter().filter(|session| session.proposal.vm == vm.name).collect();
+        make_room(peer, proposal, &same_vm)?;
+        let slot = daemon.slots.try_take().ok_or_else(|| {
+            let message = format!("{} migrations at once, and as many there are", daemon.slots.limit());
+            Refusal::new(Code::Busy, message)
+        })?;
+        let cancel = Cancel::new();
+        let given = self.references(&vm, proposal, &cancel).map_err(|error| {
+            log::error!(vm = vm.name.as_str(), error:% = format!("{error:#}"); "a reference can't be used");
+            Refusal::new(Code::Reference, "the receiver can't open one of its references")
+        })?;
+        let admitted = target.admit(proposal, given, &self.receiving(), cancel.clone())?;
+        let name = if peer.name.is_empty() { "?" } else { &peer.name };
+        let peer = format!("{name} ({}, {})", peer.address, proposal.agent);
+        let id = proposal.session.clone();
+        let added: Result<_, Refusal> = daemon.migrations.add(
+            id.clone(),
+            Direction::Incoming,
+            &vm.name,
+            peer.clone(),
+            cancel,
+            |active| {
+                let leaving =
+                    |one: &&super::Migration| one.vm == vm.name && one.direction == Direction::Outgoing;
+                match active.iter().find(leaving) {
+                    Some(_) => {
+                        Err(Refusal::new(Code::Busy, format!("{} is about to leave this host", vm.name)))
+                    }
+                    None => Ok(()),
+                }
+            },
+        );
+        let entry = added?;
+        entry.begin();
+        let (used, unused): (Vec<_>, Vec<_>) =
+            proposal.references.iter().zip(&admitted.references).partition(|(_, ours)| ours.is_some());
+        let names = |list: Vec<(&crate::wire::hello::Offered, _)>| {
+            list.into_iter().map(|(offered, _)| offered.name.clone()).collect()
+        };
+        entry.tell(&Event::Connected {
+            peer,
+            references: names(used),
+            unused: names(unused),
+            efforts: proposal.efforts.clone(),
+        });
+        lock(&self.held).insert(id, Held { entry, vm, slot });
+        Ok(admitted)
+    }
+
+    fn target(&self, vm: &Vm) -> Option<Target> {
+        let Daemon { store, .. } = &*self.daemon;
+        match (&vm.image, &vm.qemu) {
+            (Some(path), _) => Some(Target::Image(ImageTarget { path: path.clone(), force: vm.replace })),
+            (None, Some(path)) => Some(Target::Qemu(QemuTarget {
+                path: path.clone(),
+                snapshot: vm.snapshot.then(|| store.snapshot(&vm.name)),
+                scratch: store.scratch(),
+            })),
+            (None, None) => None,
+        }
+    }
+
+    fn receiving(&self) -> Receiving {
+        let (config, limits) = (&self.daemon.config, &self.daemon.config.limits);
+        Receiving {
+            threads: limits.threads,
+            limits: config.session(),
+            window: limits.window_mib << 20,
+            block_pages: 8192,
+            max_pages: limits.max_guest_gib << 18,
+            kernels: references::kernel_cache(),
+            level: Level::best(),
+        }
+    }
+
+    /// Those of this VM, and no other's.
+    fn references(&self, vm: &Vm, proposal: &Proposal, cancel: &Cancel) -> Result<Vec<Reference>> {
+        let disks: Vec<PathBuf> = vm.disks.iter().filter(|disk| is_there(disk)).cloned().collect();
+        let mut given = for_unpacking(&disks, &guest_sizes_of(proposal), cancel)?;
+        if vm.snapshot {
+            match open_snapshot(&self.daemon.store.snapshot(&vm.name), false, cancel) {
+                Ok(snapshot) => {
+                    if snapshot.is_some() {
+                        self.daemon.store.note_snapshot(&vm.name, false)?;
+                    }
+                    given.extend(snapshot);
+                }
+                Err(error) => {
+                    log::warn!(vm = vm.name.as_str(), error:% = format!("{error:#}"); "no snapshot is used");
+                }
+            }
+        }
+        Ok(given)
+    }
+
+    /// Keeps what came for the way back.
+    fn keep(&self, vm: &Vm, kind: Content) {
+        if !vm.snapshot {
+            return;
+        }
+        let store = &self.daemon.store;
+        let kept = match (&vm.image, kind) {
+            (Some(image), Content::Image) => store.keep_image(&vm.name, image),
+            _ => store.note_snapshot(&vm.name, true),
+        };
+        if let Err(error) = kept {
+            log::warn!(vm = vm.name.as_str(), error:% = format!("{error:#}"); "no snapshot is kept");
+        }
+    }
+}
+
+/// Whether a disk is at hand; that it is not is no reason to refuse a migration, which then goes without.
+pub(super) fn is_there(disk: &Path) -> bool {
+    let there = disk.exists();
+    if !there {
+        log::warn!(disk:% = disk.display(); "a disk is not there, so it is no reference");
+    }
+    there
+}
+
+impl Host for Gate {
+    fn admit(&self, peer: &Peer, proposal: &Proposal, open: Open<'_>) -> Result<Admitted, Refusal> {
+        let decided = self.decide(peer, proposal, open);
+        if let Err(refusal) = &decided {
+            self.daemon.metrics.refused(refusal.code);
+        }
+        decided
+    }
+
+    fn ended(&self, session: &Incoming, outcome: &Outcome) {
+        let Some(Held { entry, vm, slot }) = lock(&self.held).remove(&session.proposal.session) else {
+            return;
+        };
+        let reason = |failure, message: &str| Err(Reason { failure, message: message.to_owned() });
+        let result = match outcome {
+            Outcome::Complete(complete) => {
+                self.keep(&vm, session.proposal.kind);
+                if let Err(error) = self.daemon.vms.forget(&vm.name) {
+                    log::warn!(vm = vm.name.as_str(), error:% = format!("{error:#}"); "its destination is still prepared");
+                }
+                Ok(Summary {
+                    pages: complete.pages,
+                    verified: complete.pages,
+                    wire_bytes: complete.bytes,
+                    seconds: session.elapsed().as_secs_f64(),
+                    message: complete.message.clone(),
+                    ..Summary::default()
+                })
+            }
+            Outcome::Failed(Refusal { code, message }) => {
+                let error = WireError::Failed { code: *code, message: message.clone() };
+                Err(Reason { failure: Failure::of(&error.into()), message: message.clone() })
+            }
+            Outcome::Cancelled => reason(Failure::Cancelled, "cancelled"),
+            Outcome::CancelledThere(why) => {
+                reason(Failure::CancelledThere, &format!("cancelled at the sender's end: {why}"))
+            }
+        };
+        entry.end(result);
+        drop(slot);
+    }
+}
