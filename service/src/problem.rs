@@ -24,3 +24,24 @@ pub enum Problem {
         message: String,
     },
 }
+
+/// Does some work that must not take others down with it; if it panics, gives what it said.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).map_err(|panic| {
+        let said = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+        format!("a bug, please report it: {}", said.as_deref().unwrap_or("it panicked"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::guarded;
+
+    #[test]
+    fn a_panic_is_an_error_with_what_it_said() {
+        assert_eq!(guarded(|| 7), Ok(7));
+        let said = guarded(|| assert_eq!(1 + 1, 3, "sums")).unwrap_err();
+        assert!(said.contains("a bug") && said.contains("sums"), "{said}");
+    }
+}

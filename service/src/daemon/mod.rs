@@ -26,7 +26,7 @@ pub use config::{Config, Vm};
 pub use incoming::Gate;
 pub use migrations::{Direction, Entry, Migration, Migrations, Reason, State};
 pub use outgoing::Start;
-pub use slots::{Slot, Slots};
+pub use slots::{Place, Slot, Slots};
 pub use store::{Kept, Kind, Store};
 pub use vms::{Destination, Vms};
 

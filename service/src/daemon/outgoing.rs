@@ -18,10 +18,11 @@ use super::Daemon;
 use super::config::Vm;
 use super::incoming::is_there;
 use super::migrations::{Direction, Entry, Migration, Reason, State};
-use super::slots::Slot;
+use super::slots::{Place, Slot};
 use crate::events::{Event, Summary};
 use crate::failure::Failure;
 use crate::local::{Bound, unix_path};
+use crate::problem::guarded;
 use crate::references::{build_index, for_packing_with, kernel_cache};
 use crate::session::lock;
 use crate::transfer::{
@@ -123,9 +124,12 @@ impl Daemon {
                 Ok(())
             },
         )?;
+        // In the order in which they were asked for; who waits for QEMU lines up when it has come.
+        let place = matches!(wanted.source, Source::Image(..)).then(|| self.slots.line_up());
         let (daemon, shared) = (self.clone(), entry.clone());
         let work = move || {
-            let result = daemon.send(&shared, wanted).map_err(|error| {
+            let sent = guarded(|| daemon.send(&shared, wanted, place));
+            let result = sent.unwrap_or_else(|bug| Err(anyhow::Error::msg(bug))).map_err(|error| {
                 let reason = Reason::of(&error);
                 // What stops because somebody stopped it has not failed.
                 match reason.failure {
@@ -199,7 +203,7 @@ impl Daemon {
     }
 
     /// Sends it, when it has its turn.
-    fn send(&self, entry: &Entry, wanted: Wanted) -> Result<Summary> {
+    fn send(&self, entry: &Entry, wanted: Wanted, place: Option<Place>) -> Result<Summary> {
         let Wanted { vm, source, target, references, effort, holding } = wanted;
         // QEMU's connection comes first: it can wait for its turn, and the guest runs meanwhile.
         let source = match source {
@@ -210,10 +214,8 @@ impl Daemon {
                 Ready::Qemu(socket, start)
             }
         };
-        let taken = self.slots.try_take().or_else(|| {
-            entry.wait("for its turn");
-            self.slots.take(&entry.cancel)
-        });
+        let place = place.unwrap_or_else(|| self.slots.line_up());
+        let taken = place.wait(&entry.cancel, || entry.wait("for its turn"));
         let slot = Mutex::new(Some(taken.ok_or(WireError::Cancelled)?));
         entry.begin();
         let until = Instant::now() + Duration::from_secs(self.config.limits.busy_seconds);

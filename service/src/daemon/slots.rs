@@ -26,7 +26,45 @@ struct Held {
     next: u64,
 }
 
-/// A place, given back when dropped.
+/// A place in the line; whoever drops it has left.
+#[derive(Debug)]
+pub struct Place {
+    slots: Arc<Slots>,
+    ticket: u64,
+}
+
+impl Place {
+    /// Waits for its turn; `None` when cancelled. `waiting` is called if it is not at once.
+    pub fn wait(self, cancel: &Cancel, waiting: impl FnOnce()) -> Option<Slot> {
+        let (slots, mut waiting) = (&self.slots, Some(waiting));
+        let mut held = lock(&slots.held);
+        loop {
+            if cancel.is_cancelled() {
+                return None;
+            }
+            if held.used < slots.limit && held.queue.front() == Some(&self.ticket) {
+                held.used += 1;
+                return Some(Slot(slots.clone()));
+            }
+            if let Some(waiting) = waiting.take() {
+                drop(held);
+                waiting();
+                held = lock(&slots.held);
+                continue;
+            }
+            held = slots.changed.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        lock(&self.slots.held).queue.retain(|other| *other != self.ticket);
+        self.slots.changed.notify_all();
+    }
+}
+
+/// One of them, given back when dropped.
 #[derive(Debug)]
 pub struct Slot(Arc<Slots>);
 
@@ -45,26 +83,18 @@ impl Slots {
         })
     }
 
-    /// Waits for one; `None` when cancelled.
-    pub fn take(self: &Arc<Self>, cancel: &Cancel) -> Option<Slot> {
+    /// Lines up for one.
+    pub fn line_up(self: &Arc<Self>) -> Place {
         let mut held = lock(&self.held);
         let ticket = held.next;
         held.next += 1;
         held.queue.push_back(ticket);
-        loop {
-            if cancel.is_cancelled() {
-                held.queue.retain(|other| *other != ticket);
-                self.changed.notify_all();
-                return None;
-            }
-            if held.used < self.limit && held.queue.front() == Some(&ticket) {
-                held.queue.pop_front();
-                held.used += 1;
-                self.changed.notify_all();
-                return Some(Slot(self.clone()));
-            }
-            held = self.changed.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        Place { slots: self.clone(), ticket }
+    }
+
+    /// Lines up, and waits; `None` when cancelled.
+    pub fn take(self: &Arc<Self>, cancel: &Cancel) -> Option<Slot> {
+        self.line_up().wait(cancel, || {})
     }
 
     /// How many there are.
@@ -111,6 +141,7 @@ mod tests {
     fn one_that_is_cancelled_is_not_waited_for() {
         let slots = Slots::new(1);
         let first = slots.try_take().unwrap();
+        drop(slots.line_up());
         let cancelled = Cancel::new();
         cancelled.cancel();
         assert!(slots.take(&cancelled).is_none());

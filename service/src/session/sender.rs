@@ -424,7 +424,8 @@ impl<'f> Sender<'f> {
             match channel {
                 Ok(channel) => {
                     let channel = Arc::new(channel);
-                    lock(open).push(Arc::downgrade(&channel));
+                    let own = Arc::downgrade(&channel);
+                    lock(open).push(own.clone());
                     let mut any = false;
                     while let Some(ticket) = self.outbox.take(index, &stopped) {
                         let sent = channel.send_segment(&ticket.head, &ticket.parts());
@@ -438,7 +439,8 @@ impl<'f> Sender<'f> {
                     }
                     // What was written may never have arrived.
                     self.outbox.lost(index);
-                    lock(open).retain(|channel| channel.strong_count() > 1);
+                    // The others' stay: whoever stops them must find them, or waits for what a full link takes.
+                    lock(open).retain(|other| !Weak::ptr_eq(other, &own));
                     if any {
                         backoff = BACKOFF[0];
                     }

@@ -8,6 +8,7 @@ use mig_engine::EncodeError;
 
 use super::incoming::{Host, Incoming, Outcome};
 use super::lock;
+use crate::problem::guarded;
 use crate::wire::hello::{Hello, Proposal, Refusal};
 use crate::wire::{Accepted, Channel, Code, Kind, Message, Peer};
 
@@ -86,7 +87,9 @@ impl<H: Host> Sessions<H> {
         let work = move || {
             let reporter = shared.clone();
             let report = thread::Builder::new().name("report".into()).spawn(move || reporter.report());
-            shared.finish_job(job(&shared, references));
+            // Whatever happens in it, the session ends, and its host hears of it.
+            let done = guarded(|| job(&shared, references));
+            shared.finish_job(done.unwrap_or_else(|bug| Err(Refusal::new(Code::Internal, bug))));
             if let Ok(report) = report {
                 let _ = report.join();
             }

@@ -40,9 +40,10 @@ pub(crate) fn migd(folder: &Folder, arguments: &str) -> Command {
 /// A configuration; `more` begins with keys of `[limits]`.
 pub(crate) fn config(folder: &Folder, name: &str, more: &str) -> String {
     let path = |file: String| folder.path(&file).display().to_string();
+    let retry = if more.contains("retry_seconds") { "" } else { "retry_seconds = 20\n" };
     format!(
         "[listen]\naddress = '127.0.0.1:0'\nkeys = '{}'\n[control]\nsocket = '{}'\n[metrics]\naddress = '127.0.0.1:0'\n\
-         [store]\nfolder = '{}'\n[limits]\nthreads = 1\nconnections = 2\nretry_seconds = 20\n{more}",
+         [store]\nfolder = '{}'\n[limits]\nthreads = 1\nconnections = 2\n{retry}{more}",
         path(format!("keys/{name}")),
         path(format!("{name}.sock")),
         path(format!("{name}.store")),
@@ -58,7 +59,8 @@ impl<'f> Host<'f> {
         let logged = |running: &Running, message: &str| {
             let text = running.messages();
             let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-            let mut lines = lines.map(|line| serde_json::from_str::<Value>(line).expect("a line of JSON"));
+            let mut lines =
+                lines.map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{line}")));
             lines.find(|line| line["message"] == message)
         };
         let port = |what| {

@@ -13,3 +13,4 @@ mod peers;
 #[path = "../common/running.rs"]
 mod running;
 mod stopping;
+mod upkeep;
