@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use mig_engine::image::WriteAs;
 use mig_engine::reference::{
-    DiskImage, FileStamp, Identity, Index, IndexBuilder, IndexError, Samples, SourceTie,
+    DiskFormat, DiskImage, FileStamp, Identity, Index, IndexBuilder, IndexError, ReferenceError, Samples,
+    SourceTie,
 };
 use mig_engine::{
     Cancel, DecodeLimits, FileStore, Header, KernelCache, Level, MemoryImage, OnProgress, Reference,
@@ -16,6 +17,38 @@ use mig_engine::{
 
 use crate::human;
 use crate::problem::Problem;
+
+/// Takes apart how a user names a reference: a path, or `raw:PATH`, `qcow2:PATH` or `vmdk:PATH` for a disk image whose format is not
+/// to be found by content. A guest that writes to a raw disk can make it look like a qcow2 image that names other files.
+pub fn named(reference: &Path) -> (Option<DiskFormat>, &Path) {
+    let known = [("raw:", DiskFormat::Raw), ("qcow2:", DiskFormat::Qcow2), ("vmdk:", DiskFormat::Vmdk)];
+    let bytes = reference.as_os_str().as_encoded_bytes();
+    let said = known.into_iter().find(|(prefix, _)| bytes.starts_with(prefix.as_bytes()));
+    match (said, reference.to_str()) {
+        (Some((prefix, format)), Some(text)) => (Some(format), Path::new(&text[prefix.len()..])),
+        _ => (None, reference),
+    }
+}
+
+/// Opens a disk image as what the user says it is.
+fn open_disk(path: &Path) -> Result<DiskImage, ReferenceError> {
+    match named(path) {
+        (Some(format), path) => DiskImage::open_as(path, format),
+        (None, path) => DiskImage::open(path),
+    }
+}
+
+/// Opens a disk image as a reference.
+///
+/// # Errors
+///
+/// What can't be opened.
+pub fn disk(path: &Path) -> Result<Reference> {
+    let (_, plain) = named(path);
+    let name = plain.file_name().unwrap_or(plain.as_os_str()).to_string_lossy().into_owned();
+    let context = || format!("cannot use {} as a reference", path.display());
+    Reference::disk(open_disk(path).with_context(context)?, name).with_context(context)
+}
 
 /// Where a reference's index is kept, and the samples that belong to it.
 #[derive(Clone, Debug)]
@@ -29,6 +62,7 @@ pub struct IndexFiles {
 impl IndexFiles {
     /// Beside the reference, where `mig index` writes them.
     pub fn beside(path: &Path) -> Self {
+        let (_, path) = named(path);
         IndexFiles { index: Index::default_path(path), samples: Samples::default_path(path) }
     }
 }
@@ -198,7 +232,7 @@ fn interrupted(error: IndexError) -> anyhow::Error {
 /// Files that can't be looked at.
 pub fn tie_of(path: &Path, reference: &Reference) -> Result<SourceTie> {
     match reference.kind() {
-        ReferenceKind::Disk | ReferenceKind::Derived => Ok(DiskImage::open(path)?.tie()?),
+        ReferenceKind::Disk | ReferenceKind::Derived => Ok(open_disk(path)?.tie()?),
         ReferenceKind::Memory => {
             let stamp = FileStamp::of(&File::open(path)?)?;
             let identity = Identity(u128::from_le_bytes(reference.need().identity));
@@ -240,6 +274,9 @@ fn open(
     progress: Option<OnProgress<'_>>,
 ) -> Result<Reference> {
     let context = || format!("cannot use {} as a reference", path.display());
+    if named(path).0.is_some() {
+        return disk(path);
+    }
     if is_packed(path).with_context(context)? {
         let image = unpack_to_scratch(path, others, cancel, progress).with_context(context)?;
         let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
@@ -296,18 +333,23 @@ pub fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec<Option
     if header.references.is_empty() {
         return Ok(Vec::new());
     }
+    let (said, paths): (Vec<&Path>, Vec<&Path>) =
+        paths.iter().map(AsRef::as_ref).partition(|path| named(path).0.is_some());
     let (packed, plain): (Vec<&Path>, Vec<&Path>) =
-        paths.iter().map(AsRef::as_ref).partition(|path| is_packed(path).unwrap_or(false));
+        paths.iter().partition(|path| is_packed(path).unwrap_or(false));
     let mut resolved = Resolved::find(header, &plain).map_err(|(at, error)| {
         anyhow::Error::new(error).context(format!("cannot use {} as a reference", plain[at].display()))
     })?;
+    for path in said {
+        resolved.offer(header, open(path, &[], &[], &Cancel::new(), None)?);
+    }
     for path in packed {
         // A packed file may need the very file that is being resolved, so those that nobody asks for are left alone.
         if resolved.missing(header).next().is_none() {
             break;
         }
         let others: Vec<PathBuf> =
-            paths.iter().map(|path| path.as_ref().to_owned()).filter(|other| other != path).collect();
+            paths.iter().filter(|other| **other != path).map(|other| other.to_path_buf()).collect();
         let others: Vec<&PathBuf> = others.iter().collect();
         match unpack_to_scratch(path, &others, &Cancel::new(), None) {
             Ok(image) => {
@@ -350,4 +392,27 @@ pub fn explain(error: UnpackError) -> anyhow::Error {
     let pages = done.pages;
     let error = anyhow::Error::new(source);
     if pages > 0 { error.context(format!("after {} good pages", human::count(pages))) } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_what_the_user_says_it_is() {
+        assert_eq!(named(Path::new("a:b")), (None, Path::new("a:b")));
+        assert_eq!(named(Path::new("raw:a")), (Some(DiskFormat::Raw), Path::new("a")));
+        assert_eq!(named(Path::new("qcow2:/a")), (Some(DiskFormat::Qcow2), Path::new("/a")));
+        // A raw disk whose guest made it look like an image that names another file.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("disk");
+        let mut disk = vec![0; 1 << 20];
+        disk[..8].copy_from_slice(b"QFI\xfb\0\0\0\x03");
+        std::fs::write(&path, &disk).unwrap();
+        let open_one = |name: PathBuf| open(&name, &[], &[], &Cancel::new(), None);
+        assert!(open_one(path.clone()).is_err(), "it has no sound header");
+        let raw = open_one(format!("raw:{}", path.display()).into()).unwrap();
+        assert_eq!((raw.kind(), raw.need().blocks), (ReferenceKind::Disk, 256));
+        assert_eq!(raw.need().name, "disk");
+    }
 }

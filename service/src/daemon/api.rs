@@ -85,6 +85,12 @@ fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
     serde_json::from_slice(body).map_err(|error| Refusal::wrong(error.to_string()))
 }
 
+/// Does what may take long, such as removing a large file or looking at one that is far away.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let bug = |error: tokio::task::JoinError| anyhow::Error::msg(error.to_string());
+    Ok(tokio::task::spawn_blocking(work).await.map_err(bug)?)
+}
+
 /// What is kept for later.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct References {
@@ -124,7 +130,8 @@ pub struct Status {
     (status = TOO_MANY_REQUESTS, body = Reason), (status = SERVICE_UNAVAILABLE, body = Reason),
 ))]
 async fn start(State(running): Daemon, body: Bytes) -> Result<(StatusCode, Json<Migration>), Refusal> {
-    let entry = running.daemon().begin(read(&body)?)?;
+    let start = read(&body)?;
+    let entry = blocking(move || running.daemon().begin(start)).await??;
     Ok((StatusCode::CREATED, Json(entry.migration())))
 }
 
@@ -234,7 +241,8 @@ async fn remove(
     Path((folder, file)): Path<(String, String)>,
 ) -> Result<StatusCode, Refusal> {
     let name = format!("{folder}/{file}");
-    if running.daemon().store.remove(&name)? {
+    let removed = name.clone();
+    if blocking(move || running.daemon().store.remove(&removed)).await?? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Refusal::unknown(&format!("reference {name:?}")))

@@ -8,6 +8,7 @@ use mig_engine::{GpuChoice, GpuMode};
 use serde::Deserialize;
 
 use crate::problem::Problem;
+use crate::references::named;
 use crate::session::Limits;
 use crate::wire::hello::is_vm_name;
 use crate::wire::{Identity, Security, WireError};
@@ -173,7 +174,7 @@ pub struct Vm {
     /// Hosts, by the names in their certificates, that may send it here, and use what is kept of it here; `*`: all that the CA
     /// has signed.
     pub peers: Vec<String>,
-    /// Its disk images.
+    /// Its disk images; `raw:PATH` for raw ones that a guest writes to.
     #[serde(default)]
     pub disks: Vec<PathBuf>,
     /// The file that its memory goes to when it comes in.
@@ -250,7 +251,7 @@ impl Config {
             _ => {}
         }
         let limits = &self.limits;
-        let ranges: [(&str, u64, std::ops::RangeInclusive<u64>); 9] = [
+        let ranges: [(&str, u64, std::ops::RangeInclusive<u64>); 12] = [
             ("limits: migrations", limits.migrations as u64, 1..=1024),
             ("limits: queue", limits.queue as u64, 0..=65536),
             ("limits: threads", limits.threads as u64, 1..=1024),
@@ -259,7 +260,10 @@ impl Config {
             ("limits: max_guest_gib", limits.max_guest_gib, 1..=1 << 20),
             ("limits: timeout_seconds", limits.timeout_seconds, 1..=3600),
             ("limits: retry_seconds", limits.retry_seconds, 0..=86400),
+            ("limits: busy_seconds", limits.busy_seconds, 0..=604_800),
+            ("limits: drain_seconds", limits.drain_seconds, 0..=86400),
             ("store: limit_gib", self.store.limit_gib, 1..=1 << 20),
+            ("store: refresh_minutes", self.store.refresh_minutes, 0..=525_600),
         ];
         for (name, value, range) in ranges {
             if !range.contains(&value) {
@@ -280,7 +284,7 @@ impl Config {
                 return Err(format!("vm {name:?}: image and qemu exclude each other"));
             }
             let mut paths = vm.disks.iter().chain(&vm.image).chain(&vm.qemu);
-            if let Some(relative) = paths.find(|path| !path.is_absolute()) {
+            if let Some(relative) = paths.find(|path| !named(path).1.is_absolute()) {
                 let relative = relative.display();
                 return Err(format!("vm {name:?}: {relative}: paths are from the root on"));
             }
@@ -299,7 +303,7 @@ impl Config {
         Beside::new(&self.gpu()).map_err(|error| Problem::Usage(format!("[gpu]: {error}")))?;
         for vm in &self.vms {
             for disk in &vm.disks {
-                if let Err(error) = std::fs::metadata(disk) {
+                if let Err(error) = std::fs::metadata(named(disk).1) {
                     let text = format!("vm {:?}: {}: {error}", vm.name, disk.display());
                     return Err(Problem::Usage(text).into());
                 }
@@ -382,6 +386,8 @@ folder = '/var/lib/migd'
             ("colour = 1", "line 10, column 1: unknown field `colour`"),
             ("[limits]\nmigrations = -1", "line 11, column 14: "),
             ("[limits]\nmigrations = 0", "migrations = 0: it is from 1 to 1024"),
+            ("[limits]\nbusy_seconds = 18446744073709551615", "it is from 0 to 604800"),
+            ("[limits]\nbusy_seconds = 1000000", "busy_seconds = 1000000: it is from 0 to 604800"),
             ("[gpu]\nmode = 'fast'", "line 11, column 8: "),
             ("[[vm]]\nname = 'a'", "missing field `peers`"),
             ("[[vm]]\nname = 'a'\npeers = []\nqemu = 'tcp:1'", "line 13, column 8: "),

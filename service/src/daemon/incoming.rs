@@ -13,7 +13,7 @@ use super::migrations::{Direction, Entry, Reason};
 use super::slots::Slot;
 use crate::events::{Event, Summary};
 use crate::failure::Failure;
-use crate::references::{self, for_unpacking};
+use crate::references::{self, for_unpacking, named};
 use crate::session::{Admitted, Host, Incoming, Open, Outcome, lock};
 use crate::transfer::{ImageTarget, QemuTarget, Receiving, Target, guest_sizes_of, make_room, open_snapshot};
 use crate::wire::hello::{Content, Proposal, Refusal};
@@ -54,6 +54,14 @@ impl Gate {
         })?;
         let same_vm = || open().into_iter().filter(|session| session.proposal.vm == vm.name).collect();
         make_room(peer, proposal, &same_vm)?;
+        // Before anybody at this end is disturbed, a QEMU that waits, say.
+        let leaves = |entry: &Arc<Entry>| {
+            let one = entry.migration();
+            one.vm == vm.name && one.direction == Direction::Outgoing
+        };
+        if daemon.migrations.active().iter().any(leaves) {
+            return Err(Refusal::new(Code::Busy, format!("{} is about to leave this host", vm.name)));
+        }
         let slot = daemon.slots.try_take().ok_or_else(|| {
             let message = format!("{} migrations at once, and as many there are", daemon.slots.limit());
             Refusal::new(Code::Busy, message)
@@ -165,7 +173,7 @@ impl Gate {
 
 /// Whether a disk is at hand; that it is not is no reason to refuse a migration, which then goes without.
 pub(super) fn is_there(disk: &Path) -> bool {
-    let there = disk.exists();
+    let there = named(disk).1.exists();
     if !there {
         log::warn!(disk:% = disk.display(); "a disk is not there, so it is no reference");
     }

@@ -37,11 +37,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use mig_engine::Cancel;
 use mig_engine::gpu::Beside;
-use mig_engine::{Cancel, Reference};
 
 use crate::events::{Event, ProgressEvent};
 use crate::problem::Problem;
+use crate::references::{self, named};
 use crate::session::{Outcome, Sessions, lock};
 use crate::wire::hello::Refusal;
 use crate::wire::{Code, Listener, Listening, Security};
@@ -198,11 +199,11 @@ impl Running {
     }
 
     fn refresh_disk(&self, disk: &std::path::Path) -> Result<()> {
-        let changed = disk.metadata()?.modified()?.elapsed().unwrap_or_default();
+        let changed = named(disk).1.metadata()?.modified()?.elapsed().unwrap_or_default();
         if changed < SETTLED {
             return Ok(());
         }
-        let mut reference = Reference::open_as(disk, mig_engine::ReferenceKind::Disk)?;
+        let mut reference = references::disk(disk)?;
         // One thread: nobody waits for it.
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
         pool.install(|| self.daemon.store.index(disk, &mut reference, &self.stopped))

@@ -23,7 +23,7 @@ use crate::events::{Event, Summary};
 use crate::failure::Failure;
 use crate::local::{Bound, unix_path};
 use crate::problem::guarded;
-use crate::references::{build_index, for_packing_with, kernel_cache};
+use crate::references::{build_index, for_packing_with, kernel_cache, named};
 use crate::session::lock;
 use crate::transfer::{
     EffortChoice, QemuSource, Sending, WhileBusy, guest_sizes, open_snapshot, send_image, send_qemu,
@@ -167,7 +167,7 @@ impl Daemon {
             return Err(wrong(format!("to {:?}: HOST:PORT is wanted", start.to)));
         }
         let mut paths = start.image.iter().chain(&start.references);
-        if let Some(relative) = paths.find(|path| !path.is_absolute()) {
+        if let Some(relative) = paths.find(|path| !named(path).1.is_absolute()) {
             return Err(wrong(format!("{}: paths are from the root on", relative.display())));
         }
         let effort = start.effort.as_deref().unwrap_or("auto").parse().map_err(wrong)?;

@@ -41,7 +41,11 @@ impl Destination {
         if let Some(qemu) = &self.qemu {
             crate::local::unix_path(qemu)?;
         }
-        let relative = self.image.iter().chain(self.disks.iter().flatten()).find(|path| !path.is_absolute());
+        let relative = self
+            .image
+            .iter()
+            .chain(self.disks.iter().flatten())
+            .find(|path| !crate::references::named(path).1.is_absolute());
         match relative {
             Some(path) => Err(format!("{}: paths are from the root on", path.display())),
             None => Ok(()),

@@ -76,6 +76,15 @@ pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
 /// Has a daemon do it, and shows what it says.
 fn by_daemon(socket: &Path, vm: String, args: &SendArgs, run: &Run, show: &Show) -> Result<()> {
     let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| path.display().to_string());
+    // What comes before the path stays there: `raw:PATH`.
+    let reference = |said: &PathBuf| -> Result<PathBuf> {
+        let (_, path) = references::named(said);
+        let (text, plain) = (said.to_string_lossy(), path.to_string_lossy());
+        match text.strip_suffix(&*plain) {
+            Some("") | None => absolute(said),
+            Some(prefix) => Ok(format!("{prefix}{}", absolute(&path.to_owned())?.display()).into()),
+        }
+    };
     let start = Start {
         vm: vm.clone(),
         to: args.to.clone(),
@@ -83,7 +92,7 @@ fn by_daemon(socket: &Path, vm: String, args: &SendArgs, run: &Run, show: &Show)
         image: args.file.as_ref().map(absolute).transpose()?,
         format: args.format.map(|format| format.name().to_owned()),
         qemu: args.qemu.as_ref().map(absolute).transpose()?.map(|path| format!("unix:{}", path.display())),
-        references: args.references.files.iter().map(absolute).collect::<Result<_>>()?,
+        references: args.references.files.iter().map(reference).collect::<Result<_>>()?,
         effort: Some(args.effort.name().to_owned()),
         hold_mib: args.qemu.is_some().then_some(args.hold),
     };

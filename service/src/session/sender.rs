@@ -110,6 +110,9 @@ fn check(proposal: &Proposal, welcome: &Welcome) -> Result<(), WireError> {
     if welcome.block_pages == 0 || welcome.connections == 0 || welcome.window == 0 {
         return wrong("leaves no room for anything");
     }
+    if welcome.agent.chars().any(char::is_control) {
+        return wrong("has control characters in its name");
+    }
     if !proposal.efforts.iter().any(|effort| welcome.efforts.contains(effort)) {
         return wrong("has none of the efforts that were offered");
     }

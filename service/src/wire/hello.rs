@@ -243,7 +243,7 @@ impl Offered {
             kind: need.kind.name().into(),
             identity: hex(&need.identity),
             blocks: need.blocks,
-            name: need.name.clone(),
+            name: need.name.chars().map(|c| if c.is_control() { '?' } else { c }).collect(),
         }
     }
 
@@ -286,6 +286,11 @@ impl Proposal {
         }
         if self.references.len() > 64 {
             return refuse(Code::Protocol, "more than 64 references");
+        }
+        // They are shown to people, and written to logs.
+        let mut shown = self.references.iter().map(|offered| &offered.name).chain([&self.agent]);
+        if shown.any(|text| text.chars().any(char::is_control)) {
+            return refuse(Code::Protocol, "a name with control characters");
         }
         Ok(())
     }
