@@ -155,7 +155,11 @@ pub fn give_index(
     if set_saved(path, reference, files) {
         return Ok(false);
     }
-    let (index, samples) = save_index(path, reference, files, cancel, &|_, _| {})?;
+    let (index, samples) = new_index(path, reference, cancel, &|_, _| {})?;
+    // That it can't be kept is no reason to go without.
+    if let Err(error) = write_index(&index, samples.as_ref(), files) {
+        log::warn!("{}: its index is not kept: {error}", path.display());
+    }
     reference.set_index(index);
     if let Some(samples) = samples {
         reference.set_samples(samples);
@@ -177,6 +181,23 @@ pub fn save_index(
     cancel: &Cancel,
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(Index, Option<Samples>)> {
+    let (index, samples) = new_index(path, reference, cancel, progress)?;
+    let written = write_index(&index, samples.as_ref(), files);
+    written.with_context(|| format!("cannot index {}", path.display()))?;
+    Ok((index, samples))
+}
+
+fn write_index(index: &Index, samples: Option<&Samples>, files: &IndexFiles) -> Result<(), IndexError> {
+    index.save(&files.index)?;
+    samples.map_or(Ok(()), |samples| samples.save(&files.samples))
+}
+
+fn new_index(
+    path: &Path,
+    reference: &Reference,
+    cancel: &Cancel,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<(Index, Option<Samples>)> {
     // The tie comes first: what changes from here on makes the index stale.
     let tie = tie_of(path, reference)?;
     let built = || -> Result<_, IndexError> {
@@ -189,12 +210,7 @@ pub fn save_index(
         Ok((index, samples.transpose()?))
     };
     let context = || format!("cannot index {}", path.display());
-    let (index, samples) = built().map_err(interrupted).with_context(context)?;
-    index.save(&files.index).with_context(context)?;
-    if let Some(samples) = &samples {
-        samples.save(&files.samples).with_context(context)?;
-    }
-    Ok((index, samples))
+    built().map_err(interrupted).with_context(context)
 }
 
 /// Opens references to unpack with: they need no index.

@@ -259,7 +259,7 @@ impl Config {
             ("limits: window_mib", limits.window_mib, 1..=65536),
             ("limits: max_guest_gib", limits.max_guest_gib, 1..=1 << 20),
             ("limits: timeout_seconds", limits.timeout_seconds, 1..=3600),
-            ("limits: retry_seconds", limits.retry_seconds, 0..=86400),
+            ("limits: retry_seconds", limits.retry_seconds, 1..=86400),
             ("limits: busy_seconds", limits.busy_seconds, 0..=604_800),
             ("limits: drain_seconds", limits.drain_seconds, 0..=86400),
             ("store: limit_gib", self.store.limit_gib, 1..=1 << 20),
@@ -280,11 +280,19 @@ impl Config {
             if self.vms[..at].iter().any(|other| other.name == *name) {
                 return Err(format!("vm {name:?} is there twice"));
             }
+            let same = |other: &&Vm| {
+                (vm.image.is_some() && vm.image == other.image)
+                    || (vm.qemu.is_some() && vm.qemu == other.qemu)
+            };
+            if let Some(other) = self.vms[..at].iter().find(same) {
+                return Err(format!("vm {name:?} and vm {:?} go to the same place", other.name));
+            }
             if vm.image.is_some() && vm.qemu.is_some() {
                 return Err(format!("vm {name:?}: image and qemu exclude each other"));
             }
-            let mut paths = vm.disks.iter().chain(&vm.image).chain(&vm.qemu);
-            if let Some(relative) = paths.find(|path| !named(path).1.is_absolute()) {
+            let disks = vm.disks.iter().map(|disk| named(disk).1);
+            let others = vm.image.iter().chain(&vm.qemu).map(PathBuf::as_path);
+            if let Some(relative) = disks.chain(others).find(|path| !path.is_absolute()) {
                 let relative = relative.display();
                 return Err(format!("vm {name:?}: {relative}: paths are from the root on"));
             }

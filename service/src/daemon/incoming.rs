@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mig_engine::{Cancel, Level, Reference};
@@ -11,13 +13,17 @@ use super::Daemon;
 use super::config::Vm;
 use super::migrations::{Direction, Entry, Reason};
 use super::slots::Slot;
+use super::vms::Destination;
 use crate::events::{Event, Summary};
 use crate::failure::Failure;
-use crate::references::{self, for_unpacking, named};
+use crate::references::{for_unpacking, named};
 use crate::session::{Admitted, Host, Incoming, Open, Outcome, lock};
 use crate::transfer::{ImageTarget, QemuTarget, Receiving, Target, guest_sizes_of, make_room, open_snapshot};
 use crate::wire::hello::{Content, Proposal, Refusal};
 use crate::wire::{Code, Peer, WireError};
+
+/// How long one is waited for that has ended and is still put away.
+const PUT_AWAY: Duration = Duration::from_secs(2);
 
 /// Decides about migrations that come in.
 #[derive(Debug)]
@@ -31,6 +37,8 @@ pub struct Gate {
 struct Held {
     entry: Arc<Entry>,
     vm: Vm,
+    /// The destination, if it was prepared for this migration.
+    prepared: Option<Destination>,
     slot: Slot,
 }
 
@@ -44,6 +52,9 @@ impl Gate {
         if daemon.is_draining() {
             return Err(Refusal::new(Code::Draining, "this daemon is about to stop"));
         }
+        if daemon.migrations.find(&proposal.session).is_some() {
+            return Err(Refusal::new(Code::Protocol, "a session of that name was here already"));
+        }
         // Who may not send a VM does not learn whether there is one.
         let vm = daemon.vms.find(&proposal.vm).filter(|vm| vm.allows(&peer.name)).ok_or_else(|| {
             Refusal::new(Code::Permission, format!("{:?} may not send {} here", peer.name, proposal.vm))
@@ -52,15 +63,17 @@ impl Gate {
             let message = format!("no destination was prepared for {}", vm.name);
             Refusal::new(Code::Unexpected, message)
         })?;
+        let prepared = daemon.vms.prepared().remove(&vm.name);
         let same_vm = || open().into_iter().filter(|session| session.proposal.vm == vm.name).collect();
         make_room(peer, proposal, &same_vm)?;
-        // Before anybody at this end is disturbed, a QEMU that waits, say.
-        let leaves = |entry: &Arc<Entry>| {
-            let one = entry.migration();
-            one.vm == vm.name && one.direction == Direction::Outgoing
-        };
-        if daemon.migrations.active().iter().any(leaves) {
-            return Err(Refusal::new(Code::Busy, format!("{} is about to leave this host", vm.name)));
+        // Before anybody at this end is disturbed, a QEMU that waits, say. One that has just ended may still be put away.
+        let until = Instant::now() + PUT_AWAY;
+        while daemon.migrations.active().iter().any(|entry| entry.migration().vm == vm.name) {
+            if Instant::now() > until {
+                let message = format!("{} is on its way here or from here", vm.name);
+                return Err(Refusal::new(Code::Busy, message));
+            }
+            thread::sleep(Duration::from_millis(20));
         }
         let slot = daemon.slots.try_take().ok_or_else(|| {
             let message = format!("{} migrations at once, and as many there are", daemon.slots.limit());
@@ -81,15 +94,9 @@ impl Gate {
             &vm.name,
             peer.clone(),
             cancel,
-            |active| {
-                let leaving =
-                    |one: &&super::Migration| one.vm == vm.name && one.direction == Direction::Outgoing;
-                match active.iter().find(leaving) {
-                    Some(_) => {
-                        Err(Refusal::new(Code::Busy, format!("{} is about to leave this host", vm.name)))
-                    }
-                    None => Ok(()),
-                }
+            |active| match active.iter().find(|one| one.vm == vm.name) {
+                Some(_) => Err(Refusal::new(Code::Busy, format!("{} is about to leave this host", vm.name))),
+                None => Ok(()),
             },
         );
         let entry = added?;
@@ -105,7 +112,7 @@ impl Gate {
             unused: names(unused),
             efforts: proposal.efforts.clone(),
         });
-        lock(&self.held).insert(id, Held { entry, vm, slot });
+        lock(&self.held).insert(id, Held { entry, vm, prepared, slot });
         Ok(admitted)
     }
 
@@ -130,7 +137,8 @@ impl Gate {
             window: limits.window_mib << 20,
             block_pages: 8192,
             max_pages: limits.max_guest_gib << 18,
-            kernels: references::kernel_cache(),
+            // A cache would be shared by guests, and each can write what it is filled from.
+            kernels: None,
             level: Level::best(),
         }
     }
@@ -142,8 +150,10 @@ impl Gate {
         if vm.snapshot {
             match open_snapshot(&self.daemon.store.snapshot(&vm.name), false, cancel) {
                 Ok(snapshot) => {
-                    if snapshot.is_some() {
-                        self.daemon.store.note_snapshot(&vm.name, false)?;
+                    if snapshot.is_some()
+                        && let Err(error) = self.daemon.store.note_snapshot(&vm.name, false)
+                    {
+                        log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
                     }
                     given.extend(snapshot);
                 }
@@ -190,16 +200,19 @@ impl Host for Gate {
     }
 
     fn ended(&self, session: &Incoming, outcome: &Outcome) {
-        let Some(Held { entry, vm, slot }) = lock(&self.held).remove(&session.proposal.session) else {
+        let Some(Held { entry, vm, prepared, slot }) = lock(&self.held).remove(&session.proposal.session)
+        else {
             return;
         };
         let reason = |failure, message: &str| Err(Reason { failure, message: message.to_owned() });
         let result = match outcome {
             Outcome::Complete(complete) => {
-                self.keep(&vm, session.proposal.kind);
-                if let Err(error) = self.daemon.vms.forget(&vm.name) {
+                if let Some(prepared) = prepared
+                    && let Err(error) = self.daemon.vms.used(&vm.name, &prepared)
+                {
                     log::warn!(vm = vm.name.as_str(), error:% = format!("{error:#}"); "its destination is still prepared");
                 }
+                self.keep(&vm, session.proposal.kind);
                 Ok(Summary {
                     pages: complete.pages,
                     verified: complete.pages,

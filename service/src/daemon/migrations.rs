@@ -152,6 +152,8 @@ impl Entry {
             event => {
                 if let Event::Connected { peer, .. } = event {
                     inner.shown.peer.clone_from(peer);
+                    // Also after it has waited for a busy destination.
+                    inner.shown.state = State::Running;
                 }
                 self.log(inner, event.clone());
             }

@@ -23,7 +23,7 @@ use crate::events::{Event, Summary};
 use crate::failure::Failure;
 use crate::local::{Bound, unix_path};
 use crate::problem::guarded;
-use crate::references::{build_index, for_packing_with, kernel_cache, named};
+use crate::references::{build_index, for_packing_with, named};
 use crate::session::lock;
 use crate::transfer::{
     EffortChoice, QemuSource, Sending, WhileBusy, guest_sizes, open_snapshot, send_image, send_qemu,
@@ -103,6 +103,13 @@ impl Daemon {
         if self.is_draining() {
             return Err(Refused::Draining);
         }
+        let on_its_way = |active: &[Migration], vm: &str| match active.iter().find(|other| other.vm == vm) {
+            Some(other) => Err(Refused::Active(format!("{vm} is on its way already: {}", other.id))),
+            None => Ok(()),
+        };
+        // Before its socket is touched: somebody may wait there.
+        let active: Vec<Migration> = self.migrations.active().iter().map(|entry| entry.migration()).collect();
+        on_its_way(&active, &start.vm)?;
         let wanted = self.look_through(start)?;
         let id = new_session().map_err(|error| Refused::Wrong(error.to_string()))?;
         let (vm, to) = (wanted.vm.name.clone(), wanted.target.address.clone());
@@ -114,9 +121,7 @@ impl Daemon {
             to,
             Cancel::new(),
             |active: &[Migration]| {
-                if let Some(other) = active.iter().find(|other| other.vm == vm) {
-                    return Err(Refused::Active(format!("{vm} is on its way already: {}", other.id)));
-                }
+                on_its_way(active, &vm)?;
                 let waiting = active.iter().filter(|other| other.direction == Direction::Outgoing).count();
                 if waiting >= most {
                     return Err(Refused::Full(format!("{waiting} migrations from here run or wait already")));
@@ -166,8 +171,9 @@ impl Daemon {
         {
             return Err(wrong(format!("to {:?}: HOST:PORT is wanted", start.to)));
         }
-        let mut paths = start.image.iter().chain(&start.references);
-        if let Some(relative) = paths.find(|path| !named(path).1.is_absolute()) {
+        let references = start.references.iter().map(|reference| named(reference).1);
+        let mut paths = start.image.iter().map(PathBuf::as_path).chain(references);
+        if let Some(relative) = paths.find(|path| !path.is_absolute()) {
             return Err(wrong(format!("{}: paths are from the root on", relative.display())));
         }
         let effort = start.effort.as_deref().unwrap_or("auto").parse().map_err(wrong)?;
@@ -179,6 +185,9 @@ impl Daemon {
             }
             (None, Some(qemu)) => {
                 let path = unix_path(&qemu).map_err(wrong)?;
+                if !path.is_absolute() {
+                    return Err(wrong(format!("{qemu}: paths are from the root on")));
+                }
                 Source::Qemu(Bound::new(&path).map_err(|error| wrong(format!("{error:#}")))?)
             }
             _ => return Err(wrong("image or qemu is needed, and not both".into())),
@@ -229,7 +238,8 @@ impl Daemon {
             effort,
             threads: self.config.limits.threads,
             limits: self.config.session(),
-            kernels: kernel_cache(),
+            // A cache would be shared by guests, and each can write what it is filled from.
+            kernels: None,
             worker: &worker,
             beside: &beside,
             level,
@@ -294,8 +304,10 @@ impl Daemon {
         if vm.snapshot {
             match open_snapshot(&self.store.snapshot(&vm.name), true, cancel) {
                 Ok(snapshot) => {
-                    if snapshot.is_some() {
-                        self.store.note_snapshot(&vm.name, false)?;
+                    if snapshot.is_some()
+                        && let Err(error) = self.store.note_snapshot(&vm.name, false)
+                    {
+                        log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
                     }
                     references.extend(snapshot);
                 }

@@ -174,7 +174,9 @@ impl Store {
         for file in [&files.index, &files.samples] {
             if let Some(name) = file.file_name().filter(|_| file.exists()) {
                 let name = format!("{}/{}", FOLDERS[1], name.to_string_lossy());
-                self.note(&name, Kind::Index, &disk.to_string_lossy(), fresh)?;
+                if let Err(error) = self.note(&name, Kind::Index, &disk.to_string_lossy(), fresh) {
+                    log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
+                }
             }
         }
         Ok(())
@@ -210,6 +212,11 @@ impl Store {
     ///
     /// A file that can't be removed. Whether there was one is the result.
     pub fn remove(&self, name: &str) -> Result<bool> {
+        let _changing = lock(&self.changing);
+        self.drop_file(name)
+    }
+
+    fn drop_file(&self, name: &str) -> Result<bool> {
         // Only what the catalogue knows: a name is not a path.
         if !self.list()?.iter().any(|kept| kept.name == name) {
             return Ok(false);
@@ -231,14 +238,16 @@ impl Store {
     /// Removes what was not used for longest until the rest fits. Who has a file open keeps it.
     fn evict(&self) -> Result<()> {
         let _changing = lock(&self.changing);
-        let list = self.list()?;
+        let mut list = self.list()?;
+        // What alone is too large goes first, and no other has to for it.
+        list.sort_by_key(|kept| kept.bytes <= self.limit);
         let mut bytes: u64 = list.iter().map(|kept| kept.bytes).sum();
         for kept in list {
             if bytes <= self.limit {
                 break;
             }
             log::info!(file = kept.name.as_str(), of = kept.of.as_str(), bytes = kept.bytes; "removed from the reference store to make room");
-            self.remove(&kept.name)?;
+            self.drop_file(&kept.name)?;
             bytes -= kept.bytes;
         }
         Ok(())

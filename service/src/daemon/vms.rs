@@ -38,14 +38,10 @@ impl Destination {
         if self.image.is_some() == self.qemu.is_some() {
             return Err("image or qemu is needed, and not both".into());
         }
-        if let Some(qemu) = &self.qemu {
-            crate::local::unix_path(qemu)?;
-        }
-        let relative = self
-            .image
-            .iter()
-            .chain(self.disks.iter().flatten())
-            .find(|path| !crate::references::named(path).1.is_absolute());
+        let qemu = self.qemu.as_deref().map(crate::local::unix_path).transpose()?;
+        let disks = self.disks.iter().flatten().map(|disk| crate::references::named(disk).1);
+        let others = self.image.iter().chain(&qemu).map(PathBuf::as_path);
+        let relative = disks.chain(others).find(|path| !path.is_absolute());
         match relative {
             Some(path) => Err(format!("{}: paths are from the root on", path.display())),
             None => Ok(()),
@@ -148,13 +144,28 @@ impl Vms {
         Ok(was_there)
     }
 
+    /// Forgets a destination that a migration has come to, unless it is another one by now.
+    ///
+    /// # Errors
+    ///
+    /// That it can't be written down.
+    pub fn used(&self, name: &str, destination: &Destination) -> Result<()> {
+        let mut prepared = lock(&self.prepared);
+        if prepared.get(name) == Some(destination) {
+            prepared.remove(name);
+            self.write(&prepared)?;
+        }
+        Ok(())
+    }
+
     fn write(&self, prepared: &BTreeMap<String, Destination>) -> Result<()> {
         let write = || -> Result<()> {
             let mut file = tempfile::NamedTempFile::new_in(crate::output::folder_of(&self.file))?;
             serde_json::to_writer_pretty(&mut file, prepared)?;
             file.as_file().sync_all()?;
             file.persist(&self.file)?;
-            Ok(())
+            // The name is only safe once the folder is.
+            Ok(std::fs::File::open(crate::output::folder_of(&self.file))?.sync_all()?)
         };
         write().with_context(|| format!("cannot write {}", self.file.display()))
     }

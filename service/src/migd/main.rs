@@ -64,6 +64,9 @@ fn run(args: &Args) -> Result<()> {
         flag.store(true, Ordering::Relaxed);
     });
     running.drain(drain, &at_once);
+    // Those who watch hear the end.
+    std::thread::sleep(Duration::from_millis(300));
+    runtime.shutdown_timeout(Duration::from_secs(2));
     log::info!("stopped");
     Ok(())
 }

@@ -108,6 +108,8 @@ pub struct Incoming {
 #[derive(Debug)]
 struct Control {
     channel: Option<Arc<Channel>>,
+    /// Connections that are told what is there.
+    greeting: u32,
     /// When it broke.
     since: Instant,
     /// Something was verified since the last meter.
@@ -147,7 +149,7 @@ impl Incoming {
             received: AtomicU64::new(0),
             pages: AtomicU64::new(0),
             started: Instant::now(),
-            control: Mutex::new(Control { channel: None, since: Instant::now(), news: false }),
+            control: Mutex::new(Control { channel: None, greeting: 0, since: Instant::now(), news: false }),
             changed: Condvar::new(),
             data: Mutex::default(),
             outcome: Mutex::default(),
@@ -253,12 +255,17 @@ impl Incoming {
             welcome.resume = Some(Resume { next, complete });
             welcome.have = false;
         }
-        if let Err(error) = self.greet(&channel, &welcome) {
-            log::info!("{}: {error}", self.name());
-            return;
-        }
+        // What it has may be long, and the link slow; each part has its own time limit.
+        lock(&self.control).greeting += 1;
+        let greeted = self.greet(&channel, &welcome);
         {
             let mut control = lock(&self.control);
+            control.greeting -= 1;
+            if let Err(error) = greeted {
+                log::info!("{}: {error}", self.name());
+                control.since = Instant::now();
+                return;
+            }
             if let Some(old) = control.channel.replace(channel.clone()) {
                 old.close();
             }
@@ -377,7 +384,8 @@ impl Incoming {
                         control = lock(&self.control);
                         break;
                     }
-                    if may_end && control.channel.is_none() && control.since.elapsed() > self.limits.retry {
+                    let is_gone = control.channel.is_none() && control.greeting == 0;
+                    if may_end && is_gone && control.since.elapsed() > self.limits.retry {
                         drop(control);
                         let why = format!("the sender did not come back within {:?}", self.limits.retry);
                         self.finish(Outcome::Failed(Refusal::new(Code::Timeout, why)));

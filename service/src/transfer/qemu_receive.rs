@@ -139,6 +139,10 @@ impl QemuTarget {
             }
             error => why(session, &error),
         })?;
+        // QEMU has all of it and may run the guest: from here on nobody stops this any more.
+        if !session.settle() {
+            return Err(Refusal::new(Code::Internal, "it ended before the guest could be started"));
+        }
         let (memory, _, written) = to.into_parts();
         // The end of the stream, for a QEMU that waits for it.
         let _ = socket.shutdown(Shutdown::Write);

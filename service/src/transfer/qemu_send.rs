@@ -297,7 +297,12 @@ fn finish(
         (Ok(complete), Ok(memory)) => {
             Ok((super::image_send::summary(account, sender, start, complete), memory))
         }
-        (Err(error), _) if error.is_broken_link() && sent_all && sender.outbox().sent().last_is_out => {
+        // The destination QEMU may have all of it already, whoever stopped the migration, and whyever.
+        (Err(error), _)
+            if (error.is_broken_link() || matches!(error, WireError::Cancelled | WireError::Stopped(_)))
+                && sent_all
+                && sender.outbox().sent().last_is_out =>
+        {
             let text = format!(
                 "all was sent, but the destination did not confirm it: look there whether the guest runs, \
                  before it is continued here ({error})"
@@ -386,6 +391,17 @@ pub fn guest_sizes(start: &[u8]) -> Vec<u64> {
 ///
 /// What the system says; [`WireError::Cancelled`].
 pub fn wait_for_qemu(bound: Bound, cancel: &mig_engine::Cancel) -> Result<(UnixStream, Vec<u8>)> {
+    // Who connects and says nothing is not QEMU: somebody looks whether the socket is in use, say.
+    loop {
+        let (socket, start) = accept_qemu(&bound, cancel)?;
+        if !start.is_empty() {
+            return Ok((socket, start));
+        }
+    }
+}
+
+/// One connection, and the start of what comes over it.
+fn accept_qemu(bound: &Bound, cancel: &mig_engine::Cancel) -> Result<(UnixStream, Vec<u8>)> {
     let socket = bound.accept_one(cancel)?;
     let mut start = Vec::new();
     socket.set_read_timeout(Some(LOOK)).context("cannot use QEMU's socket")?;
