@@ -18,6 +18,8 @@ const LOW: f64 = 0.04;
 const BACKLOG: f64 = 0.1;
 /// Bytes that may be queued, however slow the link.
 const MIN_BACKLOG: u64 = 256 << 10;
+/// Bytes from which on a link that never had to wait says something of its rate.
+const TELLING: u64 = 1 << 20;
 /// Pages of a block.
 const PAGES: std::ops::RangeInclusive<u64> = 1024..=8192;
 /// Below this share of idle processor time, processors may be what holds up the link.
@@ -196,7 +198,9 @@ impl Controller {
         let measured = seen.delivered as f64 / seen.seconds;
         let busy = seen.idle.iter().flatten().any(|idle| *idle < BUSY);
         let Some(rate) = self.rate else {
-            if seen.delivered > 0 {
+            // A link that carried the little that there was says nothing of what it can carry: a guest's pages are settled first, and
+            // what is left of them comes when all of them are.
+            if seen.delivered >= if seen.backlogged { 1 } else { TELLING } {
                 let hope = if seen.backlogged { measured } else { measured * HOPE };
                 self.rate = Some(hope.max(1.0));
             }
