@@ -200,9 +200,9 @@ impl Controller {
         let Some(rate) = self.rate else {
             // A link that carried the little that there was says nothing of what it can carry: a guest's pages are settled first, and
             // what is left of them comes when all of them are.
-            if seen.delivered >= if seen.backlogged { 1 } else { TELLING } {
-                let hope = if seen.backlogged { measured } else { measured * HOPE };
-                self.rate = Some(hope.max(1.0));
+            let (least, rate) = if seen.backlogged { (1, measured) } else { (TELLING, measured * HOPE) };
+            if seen.delivered >= least {
+                self.rate = Some(rate.max(1.0));
             }
             return;
         };

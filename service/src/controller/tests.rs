@@ -190,3 +190,19 @@ fn nonsense_does_no_harm() {
         assert!(PAGES.contains(&choice.pages) && controller.backlog() >= MIN_BACKLOG);
     }
 }
+
+/// A guest's pages are settled before any residual page comes: kilobytes go by, and the link never has to wait.
+#[test]
+fn a_link_that_carried_next_to_nothing_is_not_taken_for_a_slow_one() {
+    let mut controller = Controller::new(&Effort::AVAILABLE, [2, 2], true, 3);
+    let start = controller.plan();
+    for _ in 0..5 {
+        controller.block(Effort::Fast, 8192, 0, 3000);
+        controller.observe(&Observed { seconds: 0.3, delivered: 30_000, ..Observed::default() });
+        assert_eq!((controller.rate(), controller.plan()), (None, start));
+    }
+    // What waits for the link measures it, however little that is.
+    let seen = Observed { seconds: 0.1, delivered: 250_000, backlogged: true, ..Observed::default() };
+    controller.observe(&seen);
+    assert_eq!(controller.rate(), Some(2_500_000.0));
+}
