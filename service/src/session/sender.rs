@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -272,21 +272,17 @@ impl<'f> Sender<'f> {
         watch: &dyn Watch,
     ) -> Result<(), WireError> {
         let stop = AtomicBool::new(false);
-        let open: Mutex<Vec<Weak<Channel>>> = Mutex::default();
-        let dialled = Mutex::default();
+        let sockets = Mutex::default();
         thread::scope(|scope| {
             for index in 0..self.connections {
-                let (stop, open, dialled) = (&stop, &open, &dialled);
-                scope.spawn(move || self.send(index, stop, open, dialled));
+                let (stop, sockets) = (&stop, &sockets);
+                scope.spawn(move || self.send(index, stop, sockets));
             }
             scope.spawn(|| self.tick(control, &stop));
             let heard = self.hear(control, recode, watch);
             stop.store(true, Ordering::Relaxed);
-            for channel in lock(&open).iter().filter_map(Weak::upgrade) {
-                channel.close();
-            }
-            // Nor is one waited for that is not open yet: over a link that is full, that takes a while.
-            for socket in lock(&dialled).values() {
+            // None is waited for, not even one that is being opened: over a link that is full, that takes a while.
+            for socket in lock(&sockets).values() {
                 let _ = socket.shutdown(Shutdown::Both);
             }
             self.outbox.wake();
@@ -403,32 +399,21 @@ impl<'f> Sender<'f> {
         Ok(())
     }
 
-    /// One data connection: sends segments, and connects anew when it breaks.
-    fn send(
-        &self,
-        index: u32,
-        stop: &AtomicBool,
-        open: &Mutex<Vec<Weak<Channel>>>,
-        dialled: &Mutex<HashMap<u32, TcpStream>>,
-    ) {
+    /// One data connection: sends segments, and connects anew when it breaks. Its socket is among `sockets`, for whoever stops it.
+    fn send(&self, index: u32, stop: &AtomicBool, sockets: &Mutex<HashMap<u32, TcpStream>>) {
         let stopped = || stop.load(Ordering::Relaxed) || self.is_over();
         let mut backoff = BACKOFF[0];
         while !stopped() {
             let connected = |socket: &TcpStream| {
                 if let Ok(handle) = socket.try_clone() {
-                    lock(dialled).insert(index, handle);
+                    lock(sockets).insert(index, handle);
                 }
                 if stopped() {
                     let _ = socket.shutdown(Shutdown::Both);
                 }
             };
-            let channel = self.dial_data(index, &connected);
-            lock(dialled).remove(&index);
-            match channel {
+            match self.dial_data(index, &connected) {
                 Ok(channel) => {
-                    let channel = Arc::new(channel);
-                    let own = Arc::downgrade(&channel);
-                    lock(open).push(own.clone());
                     let mut any = false;
                     while let Some(ticket) = self.outbox.take(index, &stopped) {
                         let sent = channel.send_segment(&ticket.head, &ticket.parts());
@@ -442,8 +427,6 @@ impl<'f> Sender<'f> {
                     }
                     // What was written may never have arrived.
                     self.outbox.lost(index);
-                    // The others' stay: whoever stops them must find them, or waits for what a full link takes.
-                    lock(open).retain(|other| !Weak::ptr_eq(other, &own));
                     if any {
                         backoff = BACKOFF[0];
                     }
@@ -451,6 +434,7 @@ impl<'f> Sender<'f> {
                 Err(error) if !stopped() => log::info!("data connection {index}: {error}"),
                 Err(_) => return,
             }
+            lock(sockets).remove(&index);
             let until = Instant::now() + backoff;
             while Instant::now() < until && !stopped() {
                 thread::sleep(TICK.min(backoff));
