@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::failure::Failure;
+use crate::session::Incoming;
 
 /// Names of the page kinds, in the format's order.
 pub const KINDS: [&str; Settled::KINDS] = ["zero", "uniform", "duplicate", "reference", "residual", "later"];
@@ -67,7 +68,7 @@ pub enum Event {
     },
     /// It is over, and everything is verified and in place.
     Done(Box<Summary>),
-    /// It waits: for its turn, for QEMU, or for a destination that is busy. Said by `migd` only.
+    /// It waits: for its turn, for QEMU, or for a destination that is busy.
     Waiting {
         /// For what.
         reason: String,
@@ -98,6 +99,32 @@ pub struct ProgressEvent {
     pub seconds: f64,
     /// Until the end, as it looks now.
     pub seconds_left: Option<f64>,
+}
+
+impl ProgressEvent {
+    /// The same, with the time left if it goes on as it has gone so far.
+    #[must_use]
+    pub fn estimated(self) -> Self {
+        let Self { pages, total_pages, seconds, .. } = self;
+        let seconds_left = (pages > 0 && total_pages >= pages)
+            .then(|| (total_pages - pages) as f64 * seconds / pages as f64);
+        ProgressEvent { seconds_left, ..self }
+    }
+
+    /// What a receiver sees; `before` are the bytes that had come `passed` seconds earlier.
+    pub fn received(session: &Incoming, before: u64, passed: f64) -> Self {
+        let (wire_bytes, pages) = session.progress();
+        ProgressEvent {
+            pages,
+            total_pages: session.proposal.pages,
+            wire_bytes,
+            rate: wire_bytes.saturating_sub(before) as f64 / passed,
+            effort: "as the sender chooses".into(),
+            seconds: session.elapsed().as_secs_f64(),
+            seconds_left: None,
+        }
+        .estimated()
+    }
 }
 
 /// What a migration came to.
@@ -142,6 +169,13 @@ pub struct Kinds {
     pub duplicate: u64,
     pub reference: u64,
     pub residual: u64,
+}
+
+impl Kinds {
+    /// With their names, in the format's order.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        KINDS.into_iter().zip([self.zero, self.uniform, self.duplicate, self.reference, self.residual])
+    }
 }
 
 /// One class of residual pages.

@@ -44,10 +44,14 @@ fn open_disk(path: &Path) -> Result<DiskImage, ReferenceError> {
 ///
 /// What can't be opened.
 pub fn disk(path: &Path) -> Result<Reference> {
-    let (_, plain) = named(path);
-    let name = plain.file_name().unwrap_or(plain.as_os_str()).to_string_lossy().into_owned();
+    let name = file_name(named(path).1);
     let context = || format!("cannot use {} as a reference", path.display());
     Reference::disk(open_disk(path).with_context(context)?, name).with_context(context)
+}
+
+/// What a reference is called in messages.
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// Where a reference's index is kept, and the samples that belong to it.
@@ -129,14 +133,18 @@ pub fn build_index(path: &Path, reference: &mut Reference, cancel: &Cancel) -> R
 /// Gives a reference what of its index is saved and fits; whether that was all of it.
 fn set_saved(path: &Path, reference: &mut Reference, files: &IndexFiles) -> bool {
     let (index, samples) = saved(path, reference, files);
+    set_index(reference, index, samples);
+    let lacks_samples = reference.kind() == ReferenceKind::Disk && reference.samples().is_none();
+    reference.index().is_some() && !lacks_samples
+}
+
+fn set_index(reference: &mut Reference, index: Option<Index>, samples: Option<Samples>) {
     if let Some(index) = index {
         reference.set_index(index);
     }
     if let Some(samples) = samples {
         reference.set_samples(samples);
     }
-    let lacks_samples = reference.kind() == ReferenceKind::Disk && reference.samples().is_none();
-    reference.index().is_some() && !lacks_samples
 }
 
 /// Gives a reference the index in these files, or else builds one and writes it there; whether it was built.
@@ -160,10 +168,7 @@ pub fn give_index(
     if let Err(error) = write_index(&index, samples.as_ref(), files) {
         log::warn!("{}: its index is not kept: {error}", path.display());
     }
-    reference.set_index(index);
-    if let Some(samples) = samples {
-        reference.set_samples(samples);
-    }
+    set_index(reference, Some(index), samples);
     Ok(true)
 }
 
@@ -295,8 +300,7 @@ fn open(
     }
     if is_packed(path).with_context(context)? {
         let image = unpack_to_scratch(path, others, cancel, progress).with_context(context)?;
-        let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        return Reference::memory(image, name).with_context(context);
+        return Reference::memory(image, file_name(path)).with_context(context);
     }
     let mut reference =
         Reference::open(path, guest_pages.first().copied().unwrap_or(0)).with_context(context)?;
@@ -357,7 +361,7 @@ pub fn resolve(header: &Header, paths: &[impl AsRef<Path>]) -> Result<Vec<Option
         anyhow::Error::new(error).context(format!("cannot use {} as a reference", plain[at].display()))
     })?;
     for path in said {
-        resolved.offer(header, open(path, &[], &[], &Cancel::new(), None)?);
+        resolved.offer(header, disk(path)?);
     }
     for path in packed {
         // A packed file may need the very file that is being resolved, so those that nobody asks for are left alone.

@@ -14,29 +14,12 @@ use std::io::{Read, Write, copy};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::Child;
 use std::thread;
-use std::time::{Duration, Instant};
 
 use common::{Folder, ended};
 use mig_tests::captured;
 use mig_tests::qemu::Guest;
 use serde_json::Value;
-
-/// Whole guests take longer than what other tests wait for.
-const PATIENCE: Duration = Duration::from_secs(1800);
-
-#[track_caller]
-fn wait<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let until = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < until, "waited too long for: {what}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
 
 /// Fails unless two files are the same; gives their length.
 #[track_caller]
@@ -78,9 +61,9 @@ fn replay(stream: &Path, disk: Option<&Path>) -> Value {
     let address = receive.wait_for("listening")["address"].as_str().expect("an address").to_owned();
     let command =
         format!("send --json --qemu unix:out --vm guest --to {address} --keys keys/a --hold 0 {reference}");
-    let send: Child = folder.spawn(&command);
+    let send = folder.spawn(&command);
     // The source QEMU.
-    let mut source = wait("mig send's socket", || UnixStream::connect(folder.path("out")).ok());
+    let mut source = running::until("mig send's socket", || UnixStream::connect(folder.path("out")).ok());
     copy(&mut File::open(stream).expect("it is there"), &mut source).expect("mig send takes it");
     source.flush().and_then(|()| source.shutdown(Shutdown::Write)).expect("it is at its end");
     let sent = ended(send).code(0);

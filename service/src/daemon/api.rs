@@ -18,6 +18,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::outgoing::{Refused, Start};
+use super::store::bytes_of;
 use super::{Destination, Entry, Kept, Migration, Reason, Running};
 use crate::events::Event;
 use crate::failure::Failure;
@@ -227,8 +228,8 @@ async fn forget(State(running): Daemon, Path(vm): Path<String>) -> Result<Status
 #[utoipa::path(get, path = "/v1/references", responses((status = OK, body = References)))]
 async fn references(State(running): Daemon) -> Result<Json<References>, Refusal> {
     let store = &running.daemon().store;
-    let (kept, (bytes, limit)) = (store.list()?, store.space()?);
-    Ok(Json(References { bytes, limit, kept }))
+    let kept = store.list()?;
+    Ok(Json(References { bytes: bytes_of(&kept), limit: store.limit(), kept }))
 }
 
 /// Remove something that is kept

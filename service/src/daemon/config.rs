@@ -308,7 +308,7 @@ impl Config {
     /// not there.
     pub fn check_files(&self) -> anyhow::Result<()> {
         self.security()?;
-        Beside::new(&self.gpu()).map_err(|error| Problem::Usage(format!("[gpu]: {error}")))?;
+        self.check_gpu()?;
         for vm in &self.vms {
             for disk in &vm.disks {
                 if let Err(error) = std::fs::metadata(named(disk).1) {
@@ -318,6 +318,16 @@ impl Config {
             }
         }
         Ok(())
+    }
+
+    /// Looks for the GPU, if one is required.
+    ///
+    /// # Errors
+    ///
+    /// [`Problem::Usage`] if there is none.
+    pub fn check_gpu(&self) -> Result<(), Problem> {
+        let found = Beside::new(&self.gpu());
+        found.map(drop).map_err(|error| Problem::Usage(format!("[gpu]: {error}")))
     }
 
     /// How connections are protected.

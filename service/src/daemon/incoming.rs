@@ -18,7 +18,7 @@ use crate::events::{Event, Summary};
 use crate::failure::Failure;
 use crate::references::{for_unpacking, named};
 use crate::session::{Admitted, Host, Incoming, Open, Outcome, lock};
-use crate::transfer::{ImageTarget, QemuTarget, Receiving, Target, guest_sizes_of, make_room, open_snapshot};
+use crate::transfer::{ImageTarget, QemuTarget, Receiving, Target, guest_sizes_of, make_room};
 use crate::wire::hello::{Content, Proposal, Refusal};
 use crate::wire::{Code, Peer, WireError};
 
@@ -148,15 +148,8 @@ impl Gate {
         let disks: Vec<PathBuf> = vm.disks.iter().filter(|disk| is_there(disk)).cloned().collect();
         let mut given = for_unpacking(&disks, &guest_sizes_of(proposal), cancel)?;
         if vm.snapshot {
-            match open_snapshot(&self.daemon.store.snapshot(&vm.name), false, cancel) {
-                Ok(snapshot) => {
-                    if snapshot.is_some()
-                        && let Err(error) = self.daemon.store.note_snapshot(&vm.name, false)
-                    {
-                        log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
-                    }
-                    given.extend(snapshot);
-                }
+            match self.daemon.store.open_snapshot(&vm.name, false, cancel) {
+                Ok(snapshot) => given.extend(snapshot),
                 Err(error) => {
                     log::warn!(vm = vm.name.as_str(), error:% = format!("{error:#}"); "no snapshot is used");
                 }

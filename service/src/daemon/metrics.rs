@@ -10,6 +10,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::migrations::{Direction, Migration, State};
+use super::store::bytes_of;
 use super::{Daemon, Reason};
 use crate::wire::Code;
 
@@ -104,15 +105,9 @@ impl Metrics {
             .inc();
         let Some(summary) = &migration.summary else { return };
         self.seconds.get_or_create(&vec![direction]).observe(summary.seconds);
-        let kinds = &summary.kinds;
-        for (kind, pages) in [
-            ("zero", kinds.zero),
-            ("uniform", kinds.uniform),
-            ("duplicate", kinds.duplicate),
-            ("reference", kinds.reference),
-            ("residual", kinds.residual),
-        ] {
-            if migration.direction == Direction::Outgoing {
+        // A receiver is not told of kinds.
+        if migration.direction == Direction::Outgoing {
+            for (kind, pages) in summary.kinds.named() {
                 self.pages.get_or_create(&vec![("kind", kind.to_owned())]).inc_by(pages);
             }
         }
@@ -128,9 +123,9 @@ impl Metrics {
     ///
     /// A store that can't be looked at.
     pub fn text(&self, daemon: &Daemon) -> Result<String, Reason> {
-        let (bytes, limit) = daemon.store.space().map_err(|error| Reason::of(&error))?;
-        self.store.set(bytes);
-        self.store_limit.set(limit);
+        let kept = daemon.store.list().map_err(|error| Reason::of(&error))?;
+        self.store.set(bytes_of(&kept));
+        self.store_limit.set(daemon.store.limit());
         self.slots.set(daemon.slots.limit() as u64);
         self.draining.set(daemon.is_draining().into());
         let active: Vec<Migration> =

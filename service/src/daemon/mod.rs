@@ -38,12 +38,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use mig_engine::Cancel;
-use mig_engine::gpu::Beside;
 
 use crate::events::{Event, ProgressEvent};
-use crate::problem::Problem;
 use crate::references::{self, named};
 use crate::session::{Outcome, Sessions, lock};
+use crate::transfer::pause;
 use crate::wire::hello::Refusal;
 use crate::wire::{Code, Listener, Listening, Security};
 use metrics::Metrics;
@@ -84,10 +83,10 @@ impl Daemon {
     ///
     /// # Errors
     ///
-    /// Keys, a store or an address that can't be used; [`Problem::Usage`] where a GPU is required and there is none.
+    /// Keys, a store or an address that can't be used; [`Problem::Usage`](crate::problem::Problem::Usage) where a GPU is required and there is none.
     pub fn start(config: Config) -> Result<Arc<Running>> {
         // Each migration opens its own; that there is one is to be known now.
-        Beside::new(&config.gpu()).map_err(|error| Problem::Usage(format!("[gpu]: {error}")))?;
+        config.check_gpu()?;
         let security = config.security()?;
         let store = Store::open(&config.store.folder, config.store.limit_gib << 30)?;
         let vms = Vms::new(config.vms.clone(), &config.store.folder)?;
@@ -155,20 +154,10 @@ impl Running {
             for session in self.sessions.open() {
                 let id = session.proposal.session.clone();
                 let Some(entry) = self.daemon.migrations.find(&id) else { continue };
-                let ((wire_bytes, pages), total_pages) = (session.progress(), session.proposal.pages);
                 let before = last.iter().find(|(other, _)| *other == id).map_or(0, |(_, bytes)| *bytes);
-                let seconds = session.elapsed().as_secs_f64();
-                entry.tell(&Event::Progress(ProgressEvent {
-                    pages,
-                    total_pages,
-                    wire_bytes,
-                    rate: wire_bytes.saturating_sub(before) as f64 / PROGRESS.as_secs_f64(),
-                    effort: "as the sender chooses".into(),
-                    seconds,
-                    seconds_left: (pages > 0 && total_pages >= pages)
-                        .then(|| (total_pages - pages) as f64 * seconds / pages as f64),
-                }));
-                now.push((id, wire_bytes));
+                let progress = ProgressEvent::received(&session, before, PROGRESS.as_secs_f64());
+                now.push((id, progress.wire_bytes));
+                entry.tell(&Event::Progress(progress));
             }
             last = now;
         }
@@ -188,12 +177,8 @@ impl Running {
                     log::warn!(disk:% = disk.display(), error:% = format!("{error:#}"); "cannot index a disk");
                 }
             }
-            let until = Instant::now() + every;
-            while Instant::now() < until {
-                thread::sleep(Duration::from_millis(200));
-                if self.stopped.is_cancelled() {
-                    return;
-                }
+            if !pause(every, &self.stopped) {
+                return;
             }
         }
     }

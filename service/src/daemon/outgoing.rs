@@ -26,8 +26,7 @@ use crate::problem::guarded;
 use crate::references::{build_index, for_packing_with, named};
 use crate::session::lock;
 use crate::transfer::{
-    EffortChoice, QemuSource, Sending, WhileBusy, guest_sizes, open_snapshot, send_image, send_qemu,
-    wait_for_qemu,
+    EffortChoice, QemuSource, Sending, WhileBusy, guest_sizes, pause, send_image, send_qemu, wait_for_qemu,
 };
 use crate::wire::hello::{is_vm_name, new_session};
 use crate::wire::{Target, WireError};
@@ -194,8 +193,11 @@ impl Daemon {
         };
         let vm = self.vms.find(&start.vm).unwrap_or_else(|| Vm::named(&start.vm));
         let mut references: Vec<PathBuf> = vm.disks.iter().filter(|disk| is_there(disk)).cloned().collect();
-        references.extend(start.references);
-        references.dedup();
+        for reference in start.references {
+            if !references.contains(&reference) {
+                references.push(reference);
+            }
+        }
         Ok(Wanted {
             source,
             references,
@@ -302,15 +304,8 @@ impl Daemon {
         };
         let mut references = for_packing_with(paths, guest_pages, cancel, None, &index)?;
         if vm.snapshot {
-            match open_snapshot(&self.store.snapshot(&vm.name), true, cancel) {
-                Ok(snapshot) => {
-                    if snapshot.is_some()
-                        && let Err(error) = self.store.note_snapshot(&vm.name, false)
-                    {
-                        log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
-                    }
-                    references.extend(snapshot);
-                }
+            match self.store.open_snapshot(&vm.name, true, cancel) {
+                Ok(snapshot) => references.extend(snapshot),
                 Err(error) if matches!(error.downcast_ref(), Some(EncodeError::Cancelled)) => {
                     return Err(error);
                 }
@@ -330,12 +325,9 @@ impl Daemon {
         }
         let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
         let spread = (LEFT_ALONE[1] - LEFT_ALONE[0]).as_millis() as u64;
-        let until = Instant::now() + LEFT_ALONE[0] + Duration::from_millis(u64::from(nanos / 1000) % spread);
-        while Instant::now() < until {
-            if entry.cancel.is_cancelled() {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(20));
+        let chance = Duration::from_millis(u64::from(nanos / 1000) % spread);
+        if !pause(LEFT_ALONE[0] + chance, &entry.cancel) {
+            return false;
         }
         let taken = self.slots.take(&entry.cancel);
         let has = taken.is_some();

@@ -19,6 +19,7 @@ use utoipa::ToSchema;
 
 use crate::references::{self, IndexFiles};
 use crate::session::lock;
+use crate::transfer::open_snapshot;
 
 const ENTRIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("references");
 const FOLDERS: [&str; 2] = ["snapshots", "indexes"];
@@ -120,13 +121,9 @@ impl Store {
         Ok(list)
     }
 
-    /// Bytes that are kept, and that may be.
-    ///
-    /// # Errors
-    ///
-    /// As for [`list`](Self::list).
-    pub fn space(&self) -> Result<(u64, u64)> {
-        Ok((self.list()?.iter().map(|kept| kept.bytes).sum(), self.limit))
+    /// Bytes that may be kept.
+    pub fn limit(&self) -> u64 {
+        self.limit
     }
 
     /// A folder for temporary files without names.
@@ -146,6 +143,19 @@ impl Store {
     /// A catalogue that can't be written.
     pub fn note_snapshot(&self, vm: &str, made: bool) -> Result<()> {
         self.note(&snapshot_name(vm), Kind::Snapshot, vm, made)
+    }
+
+    /// Opens a VM's snapshot, if there is one; indexed if it is to send with. It counts as used then.
+    ///
+    /// # Errors
+    ///
+    /// One that is there and can't be used.
+    pub fn open_snapshot(&self, vm: &str, indexed: bool, cancel: &Cancel) -> Result<Option<Reference>> {
+        let snapshot = open_snapshot(&self.snapshot(vm), indexed, cancel)?;
+        if snapshot.is_some() {
+            warn_of(self.note_snapshot(vm, false));
+        }
+        Ok(snapshot)
     }
 
     /// Keeps a copy of an image file as a VM's snapshot. Holes stay holes, and pages of zeros become some.
@@ -174,9 +184,7 @@ impl Store {
         for file in [&files.index, &files.samples] {
             if let Some(name) = file.file_name().filter(|_| file.exists()) {
                 let name = format!("{}/{}", FOLDERS[1], name.to_string_lossy());
-                if let Err(error) = self.note(&name, Kind::Index, &disk.to_string_lossy(), fresh) {
-                    log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
-                }
+                warn_of(self.note(&name, Kind::Index, &disk.to_string_lossy(), fresh));
             }
         }
         Ok(())
@@ -213,20 +221,20 @@ impl Store {
     /// A file that can't be removed. Whether there was one is the result.
     pub fn remove(&self, name: &str) -> Result<bool> {
         let _changing = lock(&self.changing);
-        self.drop_file(name)
+        // Only what the catalogue knows: a name is not a path.
+        let known = self.list()?.iter().any(|kept| kept.name == name);
+        if known {
+            self.drop_file(name)?;
+        }
+        Ok(known)
     }
 
-    fn drop_file(&self, name: &str) -> Result<bool> {
-        // Only what the catalogue knows: a name is not a path.
-        if !self.list()?.iter().any(|kept| kept.name == name) {
-            return Ok(false);
-        }
+    fn drop_file(&self, name: &str) -> Result<()> {
         match fs::remove_file(self.folder.join(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)?,
             _ => {}
         }
-        self.forget(name)?;
-        Ok(true)
+        self.forget(name)
     }
 
     fn forget(&self, name: &str) -> Result<()> {
@@ -241,7 +249,7 @@ impl Store {
         let mut list = self.list()?;
         // What alone is too large goes first, and no other has to for it.
         list.sort_by_key(|kept| kept.bytes <= self.limit);
-        let mut bytes: u64 = list.iter().map(|kept| kept.bytes).sum();
+        let mut bytes = bytes_of(&list);
         for kept in list {
             if bytes <= self.limit {
                 break;
@@ -251,6 +259,18 @@ impl Store {
             bytes -= kept.bytes;
         }
         Ok(())
+    }
+}
+
+/// How many bytes those are.
+pub(super) fn bytes_of(list: &[Kept]) -> u64 {
+    list.iter().map(|kept| kept.bytes).sum()
+}
+
+/// What is not noted is only forgotten too early.
+fn warn_of(noted: Result<()>) {
+    if let Err(error) = noted {
+        log::warn!(error:% = format!("{error:#}"); "the catalogue can't be written");
     }
 }
 
@@ -311,7 +331,7 @@ mod tests {
         store.keep_image("c", &source).unwrap();
         assert_eq!(names(&store), ["snapshots/b.mem", "snapshots/c.mem"]);
         assert!(!store.snapshot("a").exists());
-        let (used, limit) = store.space().unwrap();
+        let (used, limit) = (bytes_of(&store.list().unwrap()), store.limit());
         assert!(used <= limit && used > 400 << 10, "{used} of {limit}");
     }
 

@@ -147,12 +147,7 @@ pub(crate) fn table(summary: &Summary) -> String {
         );
     };
     let kinds = &summary.kinds;
-    for (name, pages) in [
-        ("zero", kinds.zero),
-        ("uniform", kinds.uniform),
-        ("duplicate", kinds.duplicate),
-        ("reference", kinds.reference),
-    ] {
+    for (name, pages) in kinds.named().filter(|(name, _)| *name != "residual") {
         line(name, pages, None);
     }
     if summary.kept_pages > 0 {

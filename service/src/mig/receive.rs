@@ -61,20 +61,10 @@ pub(crate) fn run(args: &ReceiveArgs, run: &Run) -> Result<()> {
             break outcome;
         }
         if let Some(session) = waiting.session() {
-            let ((wire_bytes, pages), passed) = (session.progress(), rate.0.elapsed().as_secs_f64());
-            let total_pages = session.proposal.pages;
-            let seconds = session.elapsed().as_secs_f64();
-            show.event(&Event::Progress(ProgressEvent {
-                pages,
-                total_pages,
-                wire_bytes,
-                rate: wire_bytes.saturating_sub(rate.1) as f64 / passed.max(1e-3),
-                effort: "as the sender chooses".into(),
-                seconds,
-                seconds_left: (pages > 0 && total_pages >= pages)
-                    .then(|| (total_pages - pages) as f64 * seconds / pages as f64),
-            }));
-            rate = (Instant::now(), wire_bytes);
+            let passed = rate.0.elapsed().as_secs_f64().max(1e-3);
+            let progress = ProgressEvent::received(&session, rate.1, passed);
+            rate = (Instant::now(), progress.wire_bytes);
+            show.event(&Event::Progress(progress));
         }
     };
     show.clear();

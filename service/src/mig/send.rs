@@ -13,7 +13,7 @@ use mig_service::local::Bound;
 use mig_service::problem::Problem;
 use mig_service::references::{self, for_packing};
 use mig_service::transfer::{
-    QemuSource, Sending, WhileBusy, guest_sizes, open_snapshot, send_image, send_qemu, wait_for_qemu,
+    QemuSource, Sending, WhileBusy, guest_sizes, open_snapshot, pause, send_image, send_qemu, wait_for_qemu,
 };
 use mig_service::wire::{Target, hello};
 
@@ -38,11 +38,7 @@ pub(crate) fn run(args: &SendArgs, run: &Run) -> Result<()> {
     let until = Instant::now() + Duration::from_secs(args.wait.into());
     let busy = |why: &str| {
         show.event(&Event::Waiting { reason: format!("for the destination: {why}") });
-        let next = Instant::now() + BUSY;
-        while Instant::now() < next && !run.cancel.is_cancelled() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        next < until && !run.cancel.is_cancelled()
+        Instant::now() + BUSY < until && pause(BUSY, &run.cancel)
     };
     let level = Level::best();
     let worker = CpuWorker { level };

@@ -17,5 +17,5 @@ pub(crate) use one_shot::{make_room, sizes as guest_sizes_of};
 pub use qemu_receive::QemuTarget;
 pub use qemu_send::{QemuSource, guest_sizes, send_qemu, wait_for_qemu};
 pub use receiving::{Receiving, matching};
-pub use sending::{EffortChoice, Sending, WhileBusy};
+pub use sending::{EffortChoice, Sending, WhileBusy, pause};
 pub use snapshot::open_snapshot;

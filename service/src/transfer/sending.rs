@@ -15,6 +15,8 @@ use crate::session::{Limits, Link, Sender, Watch, dial_session, lock};
 use crate::wire::hello::{Again, Content, Machine, Offered, Proposal, agent, new_session};
 use crate::wire::{Channel, Code, Target, WireError};
 
+/// How often a pause looks whether it is cut short.
+const LOOK: Duration = Duration::from_millis(100);
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(200);
 
@@ -81,6 +83,15 @@ pub struct Sending<'a> {
 /// Waits for a while when a destination is busy, for the reason that it is called with; false: gives up.
 #[derive(Clone, Copy)]
 pub struct WhileBusy<'a>(pub &'a (dyn Fn(&str) -> bool + Sync));
+
+/// Does nothing for a while; false if that was cut short because of `cancel`.
+pub fn pause(limit: Duration, cancel: &Cancel) -> bool {
+    let until = Instant::now() + limit;
+    while Instant::now() < until && !cancel.is_cancelled() {
+        thread::sleep(LOOK.min(until.saturating_duration_since(Instant::now())));
+    }
+    !cancel.is_cancelled()
+}
 
 impl std::fmt::Debug for WhileBusy<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -257,16 +268,15 @@ pub(super) fn tell_progress(
         rate = rate * 0.6 + (sent.bytes - last.1) as f64 / passed * 0.4;
         last = (Instant::now(), sent.bytes);
         let (pages, seconds) = (account.verified(sent.next), start.elapsed().as_secs_f64());
-        let seconds_left = (pages > 0 && total_pages >= pages)
-            .then(|| (total_pages - pages) as f64 * seconds / pages as f64);
-        on(&Event::Progress(ProgressEvent {
+        let progress = ProgressEvent {
             pages,
             total_pages,
             wire_bytes: sent.bytes,
             rate,
             effort: sender.link().view().plan.to_string(),
             seconds,
-            seconds_left,
-        }));
+            seconds_left: None,
+        };
+        on(&Event::Progress(progress.estimated()));
     }
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::common::{Folder, Ran};
+use crate::common::Folder;
 use crate::http::{Answer, ask};
 use crate::running::{Running, until};
 
@@ -33,7 +33,7 @@ pub(crate) struct Host<'f> {
 pub(crate) fn migd(folder: &Folder, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_migd"));
     command.args(arguments.split_whitespace()).current_dir(folder.path("."));
-    command.env_remove("RUST_LOG").env("XDG_CACHE_HOME", folder.path("cache"));
+    command.env_remove("RUST_LOG");
     command
 }
 
@@ -142,9 +142,4 @@ impl<'f> Host<'f> {
         let entries = fs::read_dir(self.store().join(folder)).expect("a store");
         entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect()
     }
-}
-
-/// `mig`, as a user runs it.
-pub(crate) fn mig(folder: &Folder, arguments: &str) -> Ran {
-    folder.run(arguments)
 }

@@ -7,7 +7,7 @@ use mig_tests::sample;
 use serde_json::{Value, json};
 
 use crate::common::assert_same;
-use crate::host::{Host, folder, mig};
+use crate::host::{Host, folder};
 use crate::http::{ask, get};
 use crate::running::{Running, until};
 
@@ -82,21 +82,21 @@ fn mig_send_works_with_and_without_a_daemon_on_the_near_side() {
     let _a = Host::start(&folder, "a", "");
     let b = Host::start(&folder, "b", &vm(&folder, "there.raw", "a"));
     let to = format!("--to 127.0.0.1:{} --vm desktop --reference disk.raw", b.port);
-    let plain = mig(&folder, &format!("send mem.raw {to} --keys keys/a")).code(0);
+    let plain = folder.run(&format!("send mem.raw {to} --keys keys/a")).code(0);
     assert_same(&folder.read("there.raw"), sample::memory(), "without a daemon");
     fs::remove_file(folder.path("there.raw")).expect("it is there");
-    let by_daemon = mig(&folder, &format!("send mem.raw {to} --daemon unix:a.sock")).code(0);
+    let by_daemon = folder.run(&format!("send mem.raw {to} --daemon unix:a.sock")).code(0);
     assert_same(&folder.read("there.raw"), sample::memory(), "with one");
     for ran in [&plain, &by_daemon] {
         assert!(ran.stderr.contains("both have disk.raw"), "{}", ran.stderr);
         assert!(ran.stderr.contains("verified and in place"), "{}", ran.stderr);
     }
     // What a daemon refuses, and what fails there, has the exit code that it has without.
-    let wrong = mig(&folder, &format!("send no.raw {to} --daemon unix:a.sock")).code(1);
+    let wrong = folder.run(&format!("send no.raw {to} --daemon unix:a.sock")).code(1);
     assert!(wrong.stderr.contains("no.raw: No such file"), "{}", wrong.stderr);
-    let nobody = mig(&folder, &format!("send mem.raw {to} --daemon unix:nobody.sock")).code(1);
+    let nobody = folder.run(&format!("send mem.raw {to} --daemon unix:nobody.sock")).code(1);
     assert!(nobody.stderr.contains("cannot reach a daemon at"), "{}", nobody.stderr);
-    let refused = mig(&folder, "send mem.raw --to 127.0.0.1:1 --vm desktop --daemon unix:a.sock").code(5);
+    let refused = folder.run("send mem.raw --to 127.0.0.1:1 --vm desktop --daemon unix:a.sock").code(5);
     assert!(refused.stderr.contains("cannot reach 127.0.0.1:1"), "{}", refused.stderr);
 }
 

@@ -4,7 +4,7 @@ use mig_tests::sample;
 use serde_json::{Value, json};
 
 use crate::common::assert_same;
-use crate::host::{Host, folder, mig};
+use crate::host::{Host, folder};
 
 /// Two tenants on one host: `a` may send `desktop`, `c` may send `other`.
 fn tenants(folder: &crate::common::Folder) -> String {
@@ -25,7 +25,7 @@ fn a_peer_learns_nothing_of_vms_that_it_may_not_send() {
     let b = Host::start(&folder, "b", &tenants(&folder));
     let send = |host: &str, vm: &str| {
         let to = format!("--to 127.0.0.1:{} --vm {vm} --keys keys/{host}", b.port);
-        mig(&folder, &format!("send mem.raw {to} --reference disk.raw --reference old.raw"))
+        folder.run(&format!("send mem.raw {to} --reference disk.raw --reference old.raw"))
     };
     // One that is there and one that is not are refused alike.
     let there = send("c", "desktop").code(5).stderr.replace("desktop", "VM");
@@ -64,7 +64,7 @@ fn a_destination_is_prepared_for_one_migration_and_for_whom_it_says() {
     let b = Host::start(&folder, "b", "");
     let send = |host: &str| {
         let to = format!("--to 127.0.0.1:{} --vm fresh --keys keys/{host}", b.port);
-        mig(&folder, &format!("send mem.raw {to}"))
+        folder.run(&format!("send mem.raw {to}"))
     };
     send("a").code(5);
     let destination = json!({ "image": folder.path("fresh.raw"), "peers": ["a"] });
@@ -85,6 +85,6 @@ fn a_vm_without_a_destination_is_not_expected() {
     let folder = folder();
     let b = Host::start(&folder, "b", "[[vm]]\nname = 'desktop'\npeers = ['a']\n");
     let to = format!("--to 127.0.0.1:{} --vm desktop --keys keys/a", b.port);
-    let refused = mig(&folder, &format!("send mem.raw {to}")).code(5);
+    let refused = folder.run(&format!("send mem.raw {to}")).code(5);
     assert!(refused.stderr.contains("no destination was prepared for desktop"), "{}", refused.stderr);
 }

@@ -21,6 +21,15 @@ fn sender(folder: &Folder, port: u16) -> Running {
     Running::start(folder.command(&arguments), folder.path("sender.events"))
 }
 
+/// A sender through a link with so many bytes a second, when a part of its memory has arrived.
+fn under_way_at(rate: u64, host: &Host<'_>) -> (Link, Running) {
+    let link = Link::to(host.port);
+    link.slow(rate);
+    let sender = sender(host.folder, link.port);
+    under_way(host);
+    (link, sender)
+}
+
 /// Waits until the sender has sent a part of it, and its receiver verified some.
 fn under_way(host: &Host<'_>) {
     until("a migration under way", || {
@@ -34,10 +43,7 @@ fn under_way(host: &Host<'_>) {
 fn what_runs_comes_to_its_end_and_nothing_new_begins() {
     let folder = folder();
     let mut b = Host::start(&folder, "b", &vm(&folder));
-    let link = Link::to(b.port);
-    link.slow(1 << 20);
-    let mut sender = sender(&folder, link.port);
-    under_way(&b);
+    let (link, mut sender) = under_way_at(1 << 20, &b);
     b.terminate();
     until("it drains", || (crate::http::get(b.metrics, "/readyz").status == 503).then_some(()));
     let refused = folder.run(&format!("send old.raw --vm other --keys keys/a --to 127.0.0.1:{}", b.port));
@@ -56,10 +62,7 @@ fn what_does_not_end_in_time_is_kept_for_another_try() {
     let folder = folder();
     let text = vm(&folder).replace("drain_seconds = 30", "drain_seconds = 1");
     let mut b = Host::start(&folder, "b", &text);
-    let link = Link::to(b.port);
-    link.slow(500 << 10);
-    let mut first = sender(&folder, link.port);
-    under_way(&b);
+    let (_link, mut first) = under_way_at(500 << 10, &b);
     b.terminate();
     b.running.ends_with(0);
     first.ends_with(5);
@@ -103,10 +106,7 @@ fn a_daemon_that_is_killed_goes_on_where_it_was() {
     let folder = folder();
     let text = format!("{}snapshot = true\n", vm(&folder));
     let mut b = Host::start(&folder, "b", &text);
-    let link = Link::to(b.port);
-    link.slow(1 << 20);
-    let mut sender = sender(&folder, link.port);
-    under_way(&b);
+    let (link, mut sender) = under_way_at(1 << 20, &b);
     link.cut();
     b.running.kill();
     // Its socket is still there, and its store as the kill left it.
