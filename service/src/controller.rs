@@ -90,7 +90,7 @@ pub struct Controller {
     in_flight: f64,
     /// Bytes a second, once known.
     rate: Option<f64>,
-    /// Residual pages of all pages.
+    /// Residual pages of the pages of a block that has any: those of a guest may come apart from its other pages.
     residual: f64,
     /// Of the time since the last observation: pages, and residual pages by effort.
     pages: u64,
@@ -107,6 +107,12 @@ pub struct Plan {
     pub low: Effort,
     /// Else. The same where there is nothing to mix.
     pub high: Effort,
+}
+
+impl Plan {
+    fn at_most(self, other: Plan) -> Plan {
+        Plan { low: self.low.min(other.low), high: self.high.min(other.high) }
+    }
 }
 
 impl Controller {
@@ -154,7 +160,7 @@ impl Controller {
     /// Takes note of a block: its pages, those of them that are residual, and its bytes.
     pub fn block(&mut self, effort: Effort, pages: u64, residual: u64, bytes: u64) {
         self.pages += pages;
-        if pages > 0 {
+        if residual > 0 {
             self.residual += (residual as f64 / pages as f64 - self.residual) * 0.1;
         }
         let Some(place) = self.prices.iter().position(|price| price.effort == effort) else { return };
@@ -175,7 +181,9 @@ impl Controller {
         self.measure_link(seen);
         self.coded.fill(0);
         self.pages = 0;
-        self.plan = self.best();
+        let plan = self.best();
+        // A link that did not have to wait is no reason to spend more on each page, whatever is thought of its rate.
+        self.plan = if seen.backlogged { plan } else { plan.at_most(self.plan) };
     }
 
     /// Compares what the processors did with what the prices say they should have needed.
@@ -208,8 +216,8 @@ impl Controller {
         };
         let new = if !seen.backlogged {
             // There was not enough to send: the link may carry more than anybody has seen. Hoping for it is how to find out; if it
-            // is not so, the queue fills, and the rate is measured.
-            (rate * HOPE).max(measured).min(MAX_RATE)
+            // is not so, the queue fills, and the rate is measured. But a link that was given little has proven nothing.
+            rate.max(measured * HOPE).min(MAX_RATE)
         } else if busy {
             // Where processors are the limit, the link may carry more than that, but not less.
             if measured * 1.5 <= rate {

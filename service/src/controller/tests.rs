@@ -11,6 +11,8 @@ struct World {
     rate: fn(f64) -> f64,
     /// Of guest pages, those that are residual.
     residual: f64,
+    /// The others come before them.
+    settled_first: bool,
 }
 
 const EFFORTS: [Effort; 4] = [Effort::Store, Effort::Fast, Effort::Balanced, Effort::Dense];
@@ -24,17 +26,23 @@ impl World {
             (Effort::Balanced, 820.0, 29.0e-6, 10.0e-6),
             (Effort::Dense, 560.0, 210.0e-6, 50.0e-6),
         ];
-        World { costs, cores: [4.0, 4.0], same_machine: false, rate, residual: 0.4 }
+        World { costs, cores: [4.0, 4.0], same_machine: false, rate, residual: 0.4, settled_first: false }
     }
 
     /// Sends so many pages; gives the time, and for each time step the share of each effort.
     fn run(&self, controller: &mut Controller, pages: u64) -> (f64, Vec<(f64, Effort)>) {
         const STEP: f64 = 0.002;
         let (mut time, mut left) = (0.0, pages as f64);
+        // Pages of this and of any later block that are residual.
+        let residual_of = |left: f64| match self.settled_first {
+            true if left > self.residual * pages as f64 => 0.0,
+            true => 1.0,
+            false => self.residual,
+        };
         let mut queue = 0.0;
         // Blocks being coded: effort, pages, processor time still needed.
-        let mut coding: Option<(Choice, f64, f64)> = None;
-        let mut blocked: Option<(Choice, f64)> = None;
+        let mut coding: Option<(Choice, f64, f64, f64)> = None;
+        let mut blocked: Option<(Choice, f64, f64)> = None;
         let mut seen = Observed { backlogged: true, ..Observed::default() };
         let mut log = Vec::new();
         let cost = |effort: Effort| self.costs.iter().find(|cost| cost.0 == effort).copied().unwrap();
@@ -49,18 +57,13 @@ impl World {
             // The encoder has all processors.
             let mut budget = self.cores[0] * STEP;
             while budget > 0.0 {
-                if let Some((choice, pages)) = blocked.take() {
+                if let Some((choice, pages, residual)) = blocked.take() {
                     if queue > controller.backlog() as f64 {
-                        blocked = Some((choice, pages));
+                        blocked = Some((choice, pages, residual));
                         break;
                     }
-                    let bytes = pages * self.residual * cost(choice.how.effort).1;
-                    controller.block(
-                        choice.how.effort,
-                        pages as u64,
-                        (pages * self.residual) as u64,
-                        bytes as u64,
-                    );
+                    let bytes = residual * cost(choice.how.effort).1;
+                    controller.block(choice.how.effort, pages as u64, residual as u64, bytes as u64);
                     queue += bytes;
                 }
                 if coding.is_none() {
@@ -70,20 +73,22 @@ impl World {
                     let choice = controller.choose(queue as u64);
                     log.push((time, choice.how.effort));
                     let pages = f64::min(choice.pages as f64, left);
+                    let residual = pages * residual_of(left);
                     left -= pages;
                     let (_, _, sender, receiver) = cost(choice.how.effort);
                     let shared = if self.same_machine { receiver + 1e-6 / self.residual } else { 0.0 };
-                    coding = Some((choice, pages, pages * (self.residual * (sender + shared) + 0.6e-6)));
+                    let needs = residual * (sender + shared) + pages * 0.6e-6;
+                    coding = Some((choice, pages, residual, needs));
                 }
-                if let Some((choice, pages, needs)) = coding.take() {
+                if let Some((choice, pages, residual, needs)) = coding.take() {
                     let spent = f64::min(budget, needs);
                     budget -= spent;
                     seen.used[0] += spent;
                     if needs > spent {
-                        coding = Some((choice, pages, needs - spent));
+                        coding = Some((choice, pages, residual, needs - spent));
                     } else {
-                        blocked = Some((choice, pages));
-                        seen.used[1] += pages * self.residual * cost(choice.how.effort).3;
+                        blocked = Some((choice, pages, residual));
+                        seen.used[1] += residual * cost(choice.how.effort).3;
                     }
                 }
             }
@@ -121,20 +126,22 @@ fn as_good_as_the_best_effort_at_every_speed() {
         |_| 10_000.0 * MBIT,
         |_| 40_000.0 * MBIT,
     ];
-    for same_machine in [false, true] {
+    for (same_machine, settled_first) in [(false, false), (false, true), (true, false), (true, true)] {
         for rate in rates {
-            let world = World { same_machine, ..World::new(rate) };
+            let world = World { same_machine, settled_first, ..World::new(rate) };
             let pages = 2 << 20;
             let fixed = EFFORTS.map(|effort| world.run(&mut Controller::fixed(effort, 5), pages).0);
             let best = fixed.into_iter().fold(f64::MAX, f64::min);
             let (auto, log) = world.run(&mut world.controller(), pages);
             let share = |effort| log.iter().filter(|(_, used)| *used == effort).count() * 100 / log.len();
             eprintln!(
-                "{:6.0} Mbit/s, same machine {same_machine}: {auto:.2} s; fixed {fixed:.2?}; blocks {:?} %",
+                "{:6.0} Mbit/s, same machine {same_machine}, settled first {settled_first}: {auto:.2} s; fixed {fixed:.2?}; blocks {:?} %",
                 rate(0.0) / MBIT,
                 EFFORTS.map(share)
             );
-            assert!(auto <= best * 1.05, "{auto:.2} s, best fixed {best:.2} s");
+            // Where nothing can be learned before residual pages come, an interval of them is what learning takes.
+            let learning = if settled_first { 0.1 } else { 0.0 };
+            assert!(auto <= best * 1.05 + learning, "{auto:.2} s, best fixed {best:.2} s");
         }
     }
 }
@@ -201,6 +208,11 @@ fn a_link_that_carried_next_to_nothing_is_not_taken_for_a_slow_one() {
         controller.observe(&Observed { seconds: 0.3, delivered: 30_000, ..Observed::default() });
         assert_eq!((controller.rate(), controller.plan()), (None, start));
     }
+    // As much as says something of the rate, and still nothing had to wait: no reason to try harder.
+    let mut trickle = controller.clone();
+    trickle.observe(&Observed { seconds: 0.34, delivered: 1_400_000, ..Observed::default() });
+    assert!(trickle.rate().is_some_and(|rate| rate < 1e7), "{:?}", trickle.rate());
+    assert!(trickle.plan().high <= start.high && trickle.plan().low <= start.low, "{:?}", trickle.plan());
     // What waits for the link measures it, however little that is.
     let seen = Observed { seconds: 0.1, delivered: 250_000, backlogged: true, ..Observed::default() };
     controller.observe(&seen);
