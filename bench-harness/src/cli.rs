@@ -6,6 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mig_engine::{Effort, GpuChoice, GpuMode, default_threads};
 
+use crate::contender::Named;
 use crate::exit;
 
 /// Measures MiG on this machine: speed, size and memory, beside what a user would pick instead.
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Gpu(GpuBenchArgs),
     #[command(hide = true)]
     PeakChild(PeakChildArgs),
+    #[command(hide = true)]
+    WholeChild(WholeChildArgs),
 }
 
 /// What every measuring command can be asked for.
@@ -198,6 +201,15 @@ pub(crate) struct SuiteArgs {
     /// Something the destination has: the VM's disk image, an older memory image
     #[arg(short, long = "reference", value_name = "FILE", requires = "image")]
     pub(crate) references: Vec<PathBuf>,
+    /// A later capture of the same guest, to be sent as a live round; several in order
+    #[arg(long = "round", value_name = "FILE", requires = "image")]
+    pub(crate) rounds: Vec<PathBuf>,
+    /// Where the files are that the suite names
+    #[arg(long, value_name = "DIR", conflicts_with = "image")]
+    pub(crate) corpora: Option<PathBuf>,
+    /// Also write the sizes as a Markdown table
+    #[arg(long, value_name = "FILE")]
+    pub(crate) markdown: Option<PathBuf>,
     /// Also write a report with pictures, as one HTML file
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
@@ -341,6 +353,25 @@ pub(crate) struct PeakChildArgs {
     pub(crate) effort: Effort,
     #[command(flatten)]
     pub(crate) gpu: GpuArgs,
+    #[command(flatten)]
+    pub(crate) threads: ThreadArgs,
+    #[command(flatten)]
+    pub(crate) scratch: ScratchArgs,
+}
+
+/// One contender in a process of its own, packing once; says how it went as JSON
+#[derive(Debug, Args)]
+pub(crate) struct WholeChildArgs {
+    /// As suites name it
+    pub(crate) contender: Named,
+    /// The image
+    pub(crate) image: PathBuf,
+    /// References in order
+    #[arg(long = "reference")]
+    pub(crate) references: Vec<PathBuf>,
+    /// Their indexes in the same order
+    #[arg(long = "index")]
+    pub(crate) indexes: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     #[command(flatten)]

@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         #[cfg(feature = "gpu")]
         Command::Gpu(args) => gpu::run(&args, &run),
         Command::PeakChild(args) => peak::child::run(&args),
+        Command::WholeChild(args) => suite::whole::child(&args, &run),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -185,7 +185,7 @@ fn line_of(path: impl AsRef<Path>) -> String {
 fn tools() -> Vec<String> {
     let mut tools =
         vec![format!("libzstd {}", zstd::zstd_safe::version_string()), "zlib-rs through flate2".into()];
-    for program in ["zstd", "gzip"] {
+    for program in ["zstd", "gzip", "makedumpfile", crate::contender::QEMU] {
         let version = version_of(program);
         tools.push(
             version.map_or_else(|| format!("no {program} program"), |version| format!("program {version}")),
@@ -196,7 +196,8 @@ fn tools() -> Vec<String> {
 
 /// The first line of what a program says of its version; `None` where it is not installed.
 pub(crate) fn version_of(program: &str) -> Option<String> {
-    let output = Command::new(program).arg("--version").output().ok()?;
+    let flag = if program == "makedumpfile" { "-v" } else { "--version" };
+    let output = Command::new(program).arg(flag).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).lines().next()?.trim_matches([' ', '*']).to_owned();
     output.status.success().then_some(text)
 }

@@ -4,21 +4,20 @@
 //! says itself; a receiver's processors are never what holds it up.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use mig_engine::gpu::Beside;
-use mig_engine::image::WriteAs;
-use mig_engine::live::{self, Choice, Destination, Encoder, OutFrame, Setup};
+use mig_engine::live::{self, Choice, Encoder, OutFrame, Setup};
 use mig_engine::{
-    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, FrameReader, Header, OpaqueStore,
-    PageStore, Reference, Settled, default_threads,
+    Cancel, CpuWorker, DecodeLimits, Effort, FrameReader, Header, Reference, Settled, default_threads,
 };
 use mig_service::controller::{Controller, Observed};
 use mig_service::load::Load;
 
+use super::rounds::{BLOCK_PAGES, MAX_FRAME, Rebuilt};
 use super::sink::{compare_files, from_start};
 use super::{Contender, Key, Subject, Verified};
 use crate::exit::Problem;
@@ -26,10 +25,6 @@ use crate::link::{Link, Rate};
 use crate::measure::{Cost, timed};
 use crate::references::References;
 
-/// Pages of a block, at most: what a receiver offers.
-const BLOCK_PAGES: u64 = 8192;
-/// Bytes of a frame's data, at most: twice a block's pages.
-const MAX_FRAME: u64 = 2 * BLOCK_PAGES * 4096;
 /// How often the controller is told what the link did, in seconds.
 const INTERVAL: f64 = 0.1;
 /// Fewer bytes than these on their way, and the link may have run dry.
@@ -92,7 +87,7 @@ impl Auto {
             sink(encoder.header())?;
             encoder.image(image, None, &|| driver.choose(), &mut sink)?;
             sink(encoder.end())?;
-            link.drain();
+            link.drain()?;
             Ok(header)
         })
     }
@@ -164,35 +159,6 @@ impl<'l> Driver<'l> {
     }
 }
 
-/// Where a session's pages go when it is undone.
-struct Rebuilt(FileStore);
-
-impl PageStore for Rebuilt {
-    fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write(first_page, bytes)
-    }
-
-    fn write_zero(&self, first_page: u64, pages: u64) -> io::Result<()> {
-        self.0.write_zero(first_page, pages)
-    }
-
-    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(page, offset, out)
-    }
-}
-
-impl OpaqueStore for Rebuilt {
-    fn write_opaque(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        self.0.write_opaque(offset, bytes)
-    }
-}
-
-impl Destination for Rebuilt {
-    fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
-        Err(DecodeError::Invalid { field: "piece", why: "an image has none" })
-    }
-}
-
 impl Contender for Auto {
     fn key(&self) -> Key {
         Key::Auto { references: !self.references.paths.is_empty() }
@@ -213,15 +179,13 @@ impl Contender for Auto {
         let mut frames = FrameReader::new(from_start(&file), MAX_FRAME);
         let first = mig_engine::FrameRead::read_frame(&mut frames)?.context("the session is empty")?;
         let header = live::read_header(&first, DecodeLimits::default())?;
-        let rebuilt = subject.scratch_file()?;
-        let store =
-            Rebuilt(FileStore::new(rebuilt, subject.image().layout(), WriteAs::Same, &subject.scratch)?);
+        let store = Rebuilt::new(subject)?;
         let applied = live::apply_file(&header, &resolved, subject.level, &store, frames, &self.cancel)?;
         if applied.pages != subject.image().page_count() {
             let what = format!("{} of {} pages arrived", applied.pages, subject.image().page_count());
             return Err(Problem::Wrong { who, what }.into());
         }
-        compare_files(&who, store.0.into_file(), subject.image())?;
+        compare_files(&who, store.into_file(), subject.image())?;
         Ok(Verified { bytes: link.written(), cost })
     }
 

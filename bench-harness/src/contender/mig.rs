@@ -9,6 +9,7 @@ use mig_engine::{
     Cancel, DecodeLimits, Effort, FileStore, OpaqueStore, PackSummary, Packer, PageStore, Reference, Unpacker,
 };
 
+use super::rounds::{Capture, Round, session};
 use super::sink::{Counter, compare_files, from_start};
 use super::{Contender, Key, Subject, Verified};
 use crate::exit::Problem;
@@ -26,6 +27,8 @@ pub(crate) struct Mig {
     resolved: Vec<Option<Reference>>,
     references: References,
     cancel: Cancel,
+    /// Its packer was told other things besides.
+    switched: bool,
     stream: Option<File>,
     summary: Option<PackSummary>,
 }
@@ -42,7 +45,8 @@ impl Mig {
         references: &References,
         cancel: &Cancel,
     ) -> Result<Self> {
-        Self::with(subject, Packer::new().level(subject.level).effort(effort), effort, references, cancel)
+        let packer = Packer::new().level(subject.level).effort(effort);
+        Ok(Mig { switched: false, ..Self::with(subject, packer, effort, references, cancel)? })
     }
 
     /// The same with a packer that was told other things besides.
@@ -70,6 +74,7 @@ impl Mig {
             resolved: Vec::new(),
             references: references.clone(),
             cancel: cancel.clone(),
+            switched: true,
             stream: None,
             summary: None,
         })
@@ -154,7 +159,7 @@ impl Contender for Mig {
         let (_image, cost) = timed(|| {
             let image = subject.for_run()?;
             self.packer.pack(image.image(), link)?;
-            link.drain();
+            link.drain()?;
             Ok(image)
         })?;
         Ok(Some(cost))
@@ -177,6 +182,16 @@ impl Contender for Mig {
             }
         }
         Ok(Some(cost))
+    }
+
+    /// By a session, which has none of a packer's switches.
+    fn rounds(&mut self, subject: &Subject, captures: &[Capture]) -> Result<Option<Vec<Round>>> {
+        match self.key {
+            Key::Mig { effort, .. } if !self.switched => {
+                session(subject, effort, &self.references, &self.cancel, captures).map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     fn summary(&self) -> Option<&PackSummary> {

@@ -8,11 +8,14 @@ mod auto;
 mod coder;
 mod gzip_program;
 mod library;
+mod makedumpfile;
 mod memcpy;
 mod mig;
 mod named;
 mod program;
+mod qemu;
 mod read;
+mod rounds;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -35,6 +38,8 @@ pub(crate) use library::Library;
 pub(crate) use memcpy::Memcpy;
 pub(crate) use mig::Mig;
 pub(crate) use named::{Chosen, Named, Nature};
+pub(crate) use qemu::{Ends, PROGRAM as QEMU};
+pub(crate) use rounds::{Capture, Round, captures};
 pub(crate) use sink::compare_pages;
 pub(crate) use zstd_program::ZstdProgram;
 
@@ -77,6 +82,10 @@ pub(crate) enum Key {
         /// As in `xz -6`.
         level: u32,
     },
+    /// The program for crashed kernels' memory.
+    Makedumpfile,
+    /// Two QEMUs.
+    Qemu(qemu::How),
     /// This project, the effort chosen by the link.
     Auto {
         /// Whether it has the references.
@@ -105,6 +114,8 @@ impl fmt::Display for Key {
             Key::ZeroPages { level } => write!(f, "zero pages, zstd -{level} (library)"),
             Key::Lz4 => f.write_str("lz4 (library)"),
             Key::Xz { level } => write!(f, "xz -{level} (library)"),
+            Key::Makedumpfile => f.write_str("makedumpfile -c (program)"),
+            Key::Qemu(how) => how.fmt(f),
             Key::Auto { references: true } => f.write_str("mig auto"),
             Key::Auto { references: false } => f.write_str("mig auto, no reference"),
             Key::Mig { effort, references: true } => write!(f, "mig {effort}"),
@@ -265,6 +276,20 @@ pub(crate) trait Contender {
     /// Whatever keeps it from running.
     fn send(&mut self, _subject: &Subject, _link: &Link) -> Result<Option<Cost>> {
         Ok(None)
+    }
+
+    /// Sends a guest as it runs, round by round, into nothing, and undoes and compares that. `None` for what can't.
+    ///
+    /// # Errors
+    ///
+    /// As for [`verify`](Self::verify).
+    fn rounds(&mut self, _subject: &Subject, _captures: &[Capture]) -> Result<Option<Vec<Round>>> {
+        Ok(None)
+    }
+
+    /// What programs at both ends said of the last run, where there are such.
+    fn ends(&self) -> Option<Ends> {
+        None
     }
 
     /// What the pages turned out to be, where a contender tells.

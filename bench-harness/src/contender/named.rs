@@ -5,11 +5,13 @@ use std::str::FromStr;
 
 use anyhow::Result;
 use mig_engine::gpu::Beside;
-use mig_engine::{Effort, Gpu, Level, Packer, Technique};
+use mig_engine::{Effort, Gpu, ImageFormat, Level, Packer, Technique};
 use serde::Deserialize;
 
 use super::coder::{Lz4, Raw, Xz, ZeroPages, Zlib, Zstd};
 use super::library::Library;
+use super::makedumpfile::Makedumpfile;
+use super::qemu::{How, Qemu};
 use super::read::MemoryRead;
 use super::{Auto, Contender, GzipProgram, Key, Memcpy, Mig, Subject, ZstdProgram};
 use crate::provenance::version_of;
@@ -36,6 +38,8 @@ enum What {
     ZeroPages(i32),
     Lz4,
     Xz(u32),
+    Makedumpfile,
+    Qemu(How),
     Mig(Ours),
 }
 
@@ -44,7 +48,7 @@ struct Ours {
     /// As the link asks for, if there is none.
     effort: Option<Effort>,
     no_reference: bool,
-    no_guest: bool,
+    without: Vec<Technique>,
     worker: Option<Worker>,
 }
 
@@ -79,7 +83,8 @@ pub(crate) enum Chosen {
 
 /// The beginning of every name is one of these.
 const NAMES: &str = "memcpy, memory read, raw, gzip -6, zlib-rs -6, zstd -N, zstd -N --long, zstd program -N, zero pages, zstd -N, \
-                     lz4, xz -N, mig store|fast|balanced|dense|max|auto, each mig with \", no reference\", \", no guest\", \
+                     lz4, xz -N, makedumpfile -c, qemu, qemu multifd N, the latter with \", zlib\" or \", zstd\", \"qemu, mig\", \
+                     mig store|fast|balanced|dense|max|auto, each mig with \", no reference\", \", no guest\" (or another technique), \
                      \", scalar|avx2|avx512|neon|gpu\" after it";
 
 /// A name that is none.
@@ -120,6 +125,7 @@ fn what(name: &str) -> Option<What> {
         "gzip -6" => What::Gzip,
         "zlib-rs -6" => What::Zlib,
         "lz4" => What::Lz4,
+        "makedumpfile -c" => What::Makedumpfile,
         _ => {
             if let Some(rest) = name.strip_prefix("zero pages, zstd ") {
                 What::ZeroPages(zstd(rest)?)
@@ -130,6 +136,8 @@ fn what(name: &str) -> Option<What> {
                 What::Zstd { level: zstd(long.unwrap_or(rest))?, long: long.is_some() }
             } else if let Some(rest) = name.strip_prefix("xz ") {
                 What::Xz(level(rest).filter(|level| *level <= 9)?)
+            } else if let Some(rest) = name.strip_prefix("qemu") {
+                What::Qemu(How::parse(rest)?)
             } else {
                 What::Mig(ours(name.strip_prefix("mig ")?)?)
             }
@@ -147,16 +155,18 @@ fn ours(text: &str) -> Option<Ours> {
     for word in words {
         match word {
             "no reference" => ours.no_reference = true,
-            "no guest" => ours.no_guest = true,
             "gpu" => ours.worker = Some(Worker::Gpu),
-            level => {
-                let known = Level::NAMES.into_iter().find(|name| *name == level)?;
-                ours.worker = Some(Worker::Level(known));
-            }
+            word => match word.strip_prefix("no ") {
+                Some(technique) => ours.without.push(technique.parse().ok()?),
+                None => {
+                    let known = Level::NAMES.into_iter().find(|name| *name == word)?;
+                    ours.worker = Some(Worker::Level(known));
+                }
+            },
         }
     }
     // The session of `mig send` has no such switches.
-    let switched = ours.no_guest || ours.worker.is_some();
+    let switched = !ours.without.is_empty() || ours.worker.is_some();
     (ours.effort.is_some() || !switched).then_some(ours)
 }
 
@@ -166,12 +176,17 @@ impl Named {
         match &self.what {
             What::Memcpy | What::Read => Nature::Roof,
             What::Raw => Nature::Raw,
-            What::Mig(Ours { effort, no_reference: false, no_guest: false, worker: None }) => {
+            What::Mig(Ours { effort, no_reference: false, without, worker: None }) if without.is_empty() => {
                 effort.map_or(Nature::Auto, Nature::Fixed)
             }
-            What::Mig(_) => Nature::Less,
+            What::Qemu(How { mig: true, .. }) | What::Mig(_) => Nature::Less,
             _ => Nature::Peer,
         }
+    }
+
+    /// Whether it is nothing without a destination.
+    pub(crate) fn has_two_ends(&self) -> bool {
+        matches!(self.what, What::Qemu(_))
     }
 
     /// Makes it ready for an image.
@@ -193,12 +208,18 @@ impl Named {
             What::Memcpy => Box::new(Memcpy::new(subject.bytes().len())?),
             What::Read => Box::new(MemoryRead),
             What::Raw => Box::new(library(Key::Raw, Box::new(Raw))),
-            What::Gzip | What::ZstdProgram(_) if version_of(self.program()).is_none() => {
+            What::Gzip | What::ZstdProgram(_) | What::Makedumpfile
+                if version_of(self.program()).is_none() =>
+            {
                 return Ok(Chosen::NotHere(format!(
                     "there is no {} program on this machine",
                     self.program()
                 )));
             }
+            What::Makedumpfile if subject.image().layout().format() != ImageFormat::Raw => {
+                return Ok(Chosen::NotHere("it is given raw images only".into()));
+            }
+            What::Makedumpfile => Box::new(Makedumpfile::new(subject)?),
             What::Gzip => Box::new(GzipProgram::new()),
             What::ZstdProgram(level) => Box::new(ZstdProgram::new(*level, threads)),
             What::Zlib => Box::new(library(Key::Zlib, Box::new(Zlib))),
@@ -217,13 +238,21 @@ impl Named {
             What::Xz(level) => {
                 Box::new(library(Key::Xz { level: *level }, Box::new(Xz { level: *level, threads })))
             }
+            What::Qemu(how) => match Qemu::new(*how, subject, references, &run.cancel) {
+                Ok(qemu) => Box::new(qemu),
+                Err(why) => return Ok(Chosen::NotHere(why)),
+            },
             What::Mig(ours) => return ours.choose(subject, references, gpu, run),
         };
         Ok(Chosen::Here(contender))
     }
 
     fn program(&self) -> &'static str {
-        if self.what == What::Gzip { "gzip" } else { "zstd" }
+        match self.what {
+            What::Gzip => "gzip",
+            What::Makedumpfile => "makedumpfile",
+            _ => "zstd",
+        }
     }
 }
 
@@ -252,10 +281,15 @@ impl Ours {
             },
             None => packer,
         };
-        if self.no_guest {
-            packer = packer.without(Technique::Guest);
+        for &technique in &self.without {
+            packer = packer.without(technique);
         }
-        Ok(Chosen::Here(Box::new(Mig::with(subject, packer, effort, references, &run.cancel)?)))
+        let contender = if self.without.is_empty() && self.worker.is_none() {
+            Mig::new(subject, effort, references, &run.cancel)?
+        } else {
+            Mig::with(subject, packer, effort, references, &run.cancel)?
+        };
+        Ok(Chosen::Here(Box::new(contender)))
     }
 }
 
@@ -273,10 +307,16 @@ mod tests {
             ("zstd program -3", Nature::Peer),
             ("zero pages, zstd -1", Nature::Peer),
             ("xz -6", Nature::Peer),
+            ("makedumpfile -c", Nature::Peer),
+            ("qemu", Nature::Peer),
+            ("qemu multifd 2", Nature::Peer),
+            ("qemu multifd 4, zstd", Nature::Peer),
+            ("qemu, mig", Nature::Less),
             ("mig auto", Nature::Auto),
             ("mig auto, no reference", Nature::Less),
             ("mig balanced", Nature::Fixed(Effort::Balanced)),
             ("mig balanced, no guest", Nature::Less),
+            ("mig balanced, no long-matches, no bases", Nature::Less),
             ("mig store, scalar", Nature::Less),
             ("mig fast, no reference, gpu", Nature::Less),
         ];
@@ -285,7 +325,15 @@ mod tests {
             assert_eq!((named.to_string().as_str(), named.nature()), (name, nature));
         }
         let bad = ["", "zip", "zstd", "zstd -0", "zstd -99", "xz -12", "mig", "mig quick", "mig auto, gpu"];
-        for bad in bad.into_iter().chain(["mig fast, sse9", "zstd -3 --short"]) {
+        for bad in bad.into_iter().chain([
+            "mig fast, sse9",
+            "mig fast, no idea",
+            "zstd -3 --short",
+            "qemu multifd",
+            "qemu multifd 2, gzip",
+            "qemu, zstd",
+            "qemus",
+        ]) {
             let error = bad.parse::<Named>().unwrap_err().to_string();
             assert!(error.contains("names are: memcpy"), "{error}");
         }

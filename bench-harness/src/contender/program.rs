@@ -37,6 +37,10 @@ impl Program {
             command.env_remove(setting);
         }
         command.args(&self.arguments).arg("--").arg(file).stdin(Stdio::null()).stdout(output);
+        // It says how far it is.
+        if self.name == "makedumpfile" {
+            command.stderr(Stdio::null());
+        }
         command.spawn().with_context(|| format!("cannot run {}", self.name))
     }
 
@@ -48,8 +52,13 @@ impl Program {
 
     /// Runs it to its end, the output thrown away.
     pub(super) fn run(&self, file: &Path) -> Result<Cost> {
-        let ((), cost) = timed_programs(|| self.finish(self.start(file, Stdio::null())?))?;
+        let ((), cost) = timed_programs(|| self.run_into(file, Stdio::null()))?;
         Ok(cost)
+    }
+
+    /// Runs it to its end.
+    pub(super) fn run_into(&self, file: &Path, output: Stdio) -> Result<()> {
+        self.finish(self.start(file, output)?)
     }
 
     /// Runs it, its output onto a link.
@@ -60,7 +69,7 @@ impl Program {
             let mut out: &Link = link;
             std::io::copy(&mut output, &mut out)?;
             self.finish(child)?;
-            link.drain();
+            link.drain()?;
             Ok(())
         })?;
         Ok(cost)

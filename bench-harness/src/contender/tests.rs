@@ -183,6 +183,128 @@ fn names_are_unique_and_say_what_is_run() {
     assert!(names.contains("zstd -1 -T2 (program)") && names.contains("mig fast"), "{names:?}");
 }
 
+/// A dump is read back page by page, and a page that is another is noticed.
+#[test]
+fn makedumpfile_dumps_are_read_back() {
+    let fixture = Fixture::new();
+    if !installed("makedumpfile") {
+        return;
+    }
+    let subject = fixture.subject(Mapping::Kept);
+    let named: Named = "makedumpfile -c".parse().unwrap();
+    let choose = || match named.choose(&subject, &References::default(), None, &Run::quiet()).unwrap() {
+        Chosen::Here(contender) => contender,
+        Chosen::NotHere(why) => panic!("{why}"),
+    };
+    let mut contender = choose();
+    let bytes = round_trip(&fixture, contender.as_mut());
+    assert!(bytes < fixture.memory.len() as u64 * 9 / 10, "{bytes}");
+    let link = Link::new("2 Gbit".parse().unwrap());
+    assert!(contender.send(&subject, &link).unwrap().is_some());
+    assert!(link.written().abs_diff(bytes) < bytes / 50, "{} sent", link.written());
+    let mut other = fixture.memory.clone();
+    other[77 * PAGE_SIZE + 5] ^= 1;
+    let path = fixture.folder.path().join("other.raw");
+    std::fs::write(&path, &other).unwrap();
+    let other = Subject::open(&path, Mapping::Kept, 2, Level::best(), fixture.folder.path()).unwrap();
+    let error = contender.verify(&other).unwrap_err().to_string();
+    assert!(error.contains("page 77"), "{error}");
+}
+
+/// Whether two QEMUs can be had here.
+fn qemu_is_here(chosen: Chosen) -> Option<Box<dyn Contender>> {
+    match chosen {
+        Chosen::Here(contender) => Some(contender),
+        Chosen::NotHere(why) => {
+            let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
+            assert!(!required.split(',').any(|name| name == "qemu"), "QEMU is required: {why}");
+            println!("SKIPPED: {why}");
+            None
+        }
+    }
+}
+
+/// Two real QEMUs: their destination's memory is the image, a paced link holds them, and what they say of it is kept.
+#[test]
+fn qemu_migrates_the_image() {
+    let fixture = Fixture::new();
+    let subject = fixture.subject(Mapping::Kept);
+    let references = fixture.references(&subject);
+    let rate: crate::link::Rate = "400 Mbit".parse().unwrap();
+    let mut sizes = Vec::new();
+    for name in ["qemu", "qemu multifd 2", "qemu multifd 2, zlib", "qemu multifd 2, zstd"] {
+        let named: Named = name.parse().unwrap();
+        let chosen = named.choose(&subject, &references, None, &Run::quiet()).unwrap();
+        let Some(mut contender) = qemu_is_here(chosen) else { return };
+        assert_eq!(contender.key().to_string(), name);
+        assert!(contender.ends().is_none());
+        let verified = contender.verify(&subject).unwrap();
+        sizes.push(verified.bytes);
+        assert!(contender.pack(&subject).unwrap().wall > 0.0);
+        let link = Link::new(rate);
+        let cost = contender.send(&subject, &link).unwrap().unwrap();
+        assert!(
+            cost.wall >= rate.seconds(link.written()) * 0.99,
+            "{name}: {cost:?}, {} bytes",
+            link.written()
+        );
+        assert!(contender.ends().unwrap().total_seconds > 0.0, "{name}");
+    }
+    let [plain, multifd, zlib, zstd] = sizes[..] else { panic!("{sizes:?}") };
+    let len = fixture.memory.len() as u64;
+    assert!(plain > len / 2 && plain < len * 11 / 10 && multifd > len / 2, "{sizes:?}");
+    assert!(zlib < plain * 8 / 10 && zstd < plain * 8 / 10, "{sizes:?}");
+}
+
+/// An image that is no multiple of a page's size has no machine.
+#[test]
+fn qemu_takes_whole_pages_only() {
+    let fixture = Fixture::new();
+    let path = fixture.folder.path().join("odd.raw");
+    std::fs::write(&path, &fixture.memory[..5 * PAGE_SIZE]).unwrap();
+    let subject = Subject::open(&path, Mapping::Kept, 2, Level::best(), fixture.folder.path()).unwrap();
+    let named: Named = "qemu".parse().unwrap();
+    let chosen = named.choose(&subject, &References::default(), None, &Run::quiet()).unwrap();
+    assert!(matches!(chosen, Chosen::NotHere(_)));
+}
+
+/// A guest that changes: its rounds are undone to its last memory, and a small change costs little.
+#[test]
+fn a_running_guest_is_sent_in_rounds() {
+    let fixture = Fixture::new();
+    let subject = fixture.subject(Mapping::Kept);
+    let references = fixture.references(&subject);
+    let mut memory = fixture.memory.clone();
+    let mut later = Vec::new();
+    for round in 1..=2usize {
+        for page in (round..memory.len() / PAGE_SIZE).step_by(64) {
+            memory[page * PAGE_SIZE + 8 * round] ^= 0x5a;
+        }
+        let path = fixture.folder.path().join(format!("round-{round}.raw"));
+        std::fs::write(&path, &memory).unwrap();
+        later.push(path);
+    }
+    let captures = captures(subject.image(), subject.path(), &later).unwrap();
+    assert_eq!(captures.iter().map(Capture::pages).collect::<Vec<_>>(), [2048, 32, 32]);
+    let mut last = Vec::new();
+    for name in ["raw", "zstd -1", "mig balanced", "mig balanced, no reference"] {
+        let named: Named = name.parse().unwrap();
+        let Chosen::Here(mut contender) = named.choose(&subject, &references, None, &Run::quiet()).unwrap()
+        else {
+            panic!("{name} is not here");
+        };
+        let rounds = contender.rounds(&subject, &captures).unwrap().unwrap();
+        assert_eq!(rounds.iter().map(|round| round.pages).collect::<Vec<_>>(), [2048, 32, 32]);
+        assert!(rounds[0].bytes > rounds[1].bytes, "{name}: {rounds:?}");
+        last.push(rounds[2].bytes);
+    }
+    let [raw, zstd, mig, _] = last[..] else { panic!("{last:?}") };
+    assert_eq!(raw, 32 * (PAGE_SIZE as u64 + 8));
+    assert!(zstd < raw && mig < zstd / 4, "{last:?}");
+    // The same memory again is no round.
+    assert!(super::captures(subject.image(), subject.path(), &[subject.path().to_owned()]).is_err());
+}
+
 /// What suites add: each round trips, and nothing arrives faster than the link carries.
 #[test]
 fn what_suites_name_round_trips_and_is_paced() {

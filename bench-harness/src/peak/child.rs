@@ -60,15 +60,15 @@ fn unpack(args: &PeakChildArgs, level: Level) -> Result<u64> {
 
 /// The largest values seen.
 #[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    anonymous: u64,
+pub(crate) struct Seen {
+    pub(crate) anonymous: u64,
     files: u64,
     all: u64,
     samples: u64,
 }
 
-/// Does something while a thread samples this process's memory.
-fn watch<T>(work: impl FnOnce() -> T) -> Result<(T, Seen)> {
+/// Does something while a thread samples this process's memory, and that of the programs that it started.
+pub(crate) fn watch<T>(work: impl FnOnce() -> T) -> Result<(T, Seen)> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let sampler = scope.spawn(|| -> Result<Seen> {
@@ -92,13 +92,27 @@ fn watch<T>(work: impl FnOnce() -> T) -> Result<(T, Seen)> {
 
 fn sample(seen: &mut Seen) -> Result<()> {
     let status = fs::read_to_string("/proc/self/status").context("cannot watch memory without /proc")?;
-    let anonymous = field(&status, "RssAnon:").context("this kernel does not tell anonymous memory")?;
-    let shared = field(&status, "RssShmem:").unwrap_or(0);
-    seen.anonymous = seen.anonymous.max(anonymous + shared);
+    let own = anonymous(&status).context("this kernel does not tell anonymous memory")?;
+    seen.anonymous = seen.anonymous.max(own + programs());
     seen.files = seen.files.max(field(&status, "RssFile:").unwrap_or(0));
     seen.all = field(&status, "VmHWM:").unwrap_or(0);
     seen.samples += 1;
     Ok(())
+}
+
+fn anonymous(status: &str) -> Option<u64> {
+    Some(field(status, "RssAnon:")? + field(status, "RssShmem:").unwrap_or(0))
+}
+
+/// Of the programs that this one started and that still run. A kernel that does not tell them is no error: few have any.
+fn programs() -> u64 {
+    let Ok(tasks) = fs::read_dir("/proc/self/task") else { return 0 };
+    let of_task = |task: fs::DirEntry| {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        let of = |child: &str| anonymous(&fs::read_to_string(format!("/proc/{child}/status")).ok()?);
+        children.split_whitespace().filter_map(of).sum::<u64>()
+    };
+    tasks.flatten().map(of_task).sum()
 }
 
 /// Bytes in a line such as `RssAnon: 916 kB`.

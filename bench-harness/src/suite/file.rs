@@ -8,12 +8,17 @@ use serde::Deserialize;
 
 use crate::contender::Named;
 use crate::exit::Problem;
-use crate::link::Rate;
+use crate::link::Way;
 
 /// Suites that come with the program: their names and texts.
-pub(super) const BUILT_IN: [(&str, &str); 3] = [
+pub(super) const BUILT_IN: [(&str, &str); 8] = [
     ("quick", include_str!("../../suites/quick.toml")),
+    ("readme", include_str!("../../suites/readme.toml")),
     ("links", include_str!("../../suites/links.toml")),
+    ("full", include_str!("../../suites/full.toml")),
+    ("cable", include_str!("../../suites/cable.toml")),
+    ("qemu", include_str!("../../suites/qemu.toml")),
+    ("ablation", include_str!("../../suites/ablation.toml")),
     ("workers", include_str!("../../suites/workers.toml")),
 ];
 
@@ -35,10 +40,13 @@ pub(crate) struct Suite {
     pub(super) threads: Vec<u16>,
     /// What links carry; none at all if nothing is to be sent.
     #[serde(default)]
-    pub(super) links: Vec<LinkRate>,
+    pub(super) links: Vec<NamedWay>,
     /// Seconds that a case on a link may take before it is run once only, or, where the link alone decides, calculated.
     #[serde(default = "longest")]
     pub(super) longest: f64,
+    /// Also run each contender as a program of its own, with the page cache warm and cold.
+    #[serde(default)]
+    pub(super) whole: bool,
     /// Who is measured, in the order of the rounds.
     pub(super) contenders: Vec<Named>,
     /// What is packed, unless the command line says.
@@ -57,18 +65,28 @@ pub(super) struct Corpus {
     /// `built-in disk`, or files.
     #[serde(default)]
     pub(super) references: Vec<PathBuf>,
+    /// Later captures of the same guest, each a live round: files.
+    #[serde(default)]
+    pub(super) rounds: Vec<PathBuf>,
 }
 
-/// A rate in a suite's words.
+impl Corpus {
+    /// All files that it names.
+    pub(super) fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
+        std::iter::once(&mut self.memory).chain(&mut self.references).chain(&mut self.rounds)
+    }
+}
+
+/// A link in a suite's words.
 #[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
 #[serde(try_from = "String")]
-pub(super) struct LinkRate(pub(super) Rate);
+pub(super) struct NamedWay(pub(super) Way);
 
-impl TryFrom<String> for LinkRate {
+impl TryFrom<String> for NamedWay {
     type Error = String;
 
     fn try_from(text: String) -> Result<Self, String> {
-        text.parse().map(LinkRate)
+        text.parse().map(NamedWay)
     }
 }
 
@@ -85,14 +103,16 @@ fn longest() -> f64 {
 }
 
 impl Suite {
-    /// One of the program's own by its name, or a file.
+    /// One of the program's own by its name, or a file. Files that it names are relative to `folder`, else to the suite's own file.
     ///
     /// # Errors
     ///
     /// [`Problem::Usage`] with the line where it is wrong; the file can't be read.
-    pub(super) fn load(name: &str) -> Result<Self> {
+    pub(super) fn load(name: &str, folder: Option<&Path>) -> Result<Self> {
         if let Some((_, text)) = BUILT_IN.iter().find(|(known, _)| *known == name) {
-            return Ok(Self::parse(text, name)?);
+            let mut suite = Self::parse(text, name)?;
+            suite.look_in(folder.unwrap_or(Path::new("")));
+            return Ok(suite);
         }
         let path = Path::new(name);
         if path.extension().is_none_or(|extension| extension != "toml") {
@@ -102,15 +122,16 @@ impl Suite {
         }
         let text = fs::read_to_string(path).with_context(|| format!("cannot read {name}"))?;
         let mut suite = Self::parse(&text, name)?;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        for corpus in &mut suite.corpus {
-            for file in std::iter::once(&mut corpus.memory).chain(&mut corpus.references) {
-                if ![Path::new(BUILT_IN_MEMORY), Path::new(BUILT_IN_DISK)].contains(&file.as_path()) {
-                    *file = folder.join(&*file);
-                }
+        suite.look_in(folder.or(path.parent()).unwrap_or(Path::new("")));
+        Ok(suite)
+    }
+
+    fn look_in(&mut self, folder: &Path) {
+        for file in self.corpus.iter_mut().flat_map(Corpus::files) {
+            if ![Path::new(BUILT_IN_MEMORY), Path::new(BUILT_IN_DISK)].contains(&file.as_path()) {
+                *file = folder.join(&*file);
             }
         }
-        Ok(suite)
     }
 
     fn parse(text: &str, name: &str) -> Result<Self, Problem> {
@@ -138,7 +159,7 @@ mod tests {
     #[test]
     fn the_programs_own_suites_are_sound() {
         for (name, _) in BUILT_IN {
-            let suite = Suite::load(name).unwrap();
+            let suite = Suite::load(name, None).unwrap();
             assert!(!suite.about.is_empty(), "{name}");
         }
     }
@@ -159,6 +180,6 @@ mod tests {
             let error = Suite::parse(bad, "mine").unwrap_err().to_string();
             assert!(error.contains(line) && error.contains("mine"), "{error}");
         }
-        assert!(Suite::load("nothing").unwrap_err().to_string().contains("quick, links, workers"));
+        assert!(Suite::load("nothing", None).unwrap_err().to_string().contains("quick, readme, links"));
     }
 }

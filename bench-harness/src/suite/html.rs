@@ -119,6 +119,15 @@ fn section(html: &mut String, run: &CorpusRun) -> Result<()> {
         &bytes(run)?,
         "Bytes of the packed image, by what the guest's pages are where a contender tells.",
     )?;
+    if run.contenders.iter().any(|line| !line.rounds.is_empty()) {
+        figure(
+            html,
+            &rounds(run)?,
+            "A guest that runs: bytes of each round, the whole guest first and then each time the pages that had changed.",
+        )?;
+    }
+    whole(html, run)?;
+    ends(html, run)?;
     if !run.links().is_empty() {
         figure(
             html,
@@ -128,6 +137,50 @@ fn section(html: &mut String, run: &CorpusRun) -> Result<()> {
         )?;
         link_table(html, run)?;
     }
+    Ok(())
+}
+
+fn whole(html: &mut String, run: &CorpusRun) -> Result<()> {
+    if run.contenders.iter().all(|line| line.whole.is_none()) {
+        return Ok(());
+    }
+    *html += "<table><tr><th>as a program of its own<th>seconds, page cache warm<th>cold<th>read from storage<th>peak memory";
+    for line in &run.contenders {
+        if let Some(whole) = &line.whole {
+            write!(
+                html,
+                "<tr><td>{}<td>{}<td>{}<td>{}<td>{}",
+                escape(&line.contender),
+                human::number(whole.warm.wall),
+                human::number(whole.cold.wall),
+                human::bytes(whole.cold_storage_bytes),
+                human::bytes(whole.peak_anonymous_bytes)
+            )?;
+        }
+    }
+    *html += "</table>";
+    Ok(())
+}
+
+fn ends(html: &mut String, run: &CorpusRun) -> Result<()> {
+    if run.contenders.iter().all(|line| line.ends.is_none()) {
+        return Ok(());
+    }
+    *html += "<table><tr><th>over loopback, QEMU's own figures<th>total s<th>downtime s<th>source CPU s<th>destination CPU s";
+    for line in &run.contenders {
+        if let Some(ends) = line.ends {
+            write!(
+                html,
+                "<tr><td>{}<td>{}<td>{}<td>{}<td>{}",
+                escape(&line.contender),
+                human::number(ends.total_seconds),
+                human::number(ends.downtime_seconds),
+                human::number(ends.sender_cpu_seconds),
+                human::number(ends.receiver_cpu_seconds)
+            )?;
+        }
+    }
+    *html += "</table>";
     Ok(())
 }
 
@@ -149,7 +202,7 @@ fn link_table(html: &mut String, run: &CorpusRun) -> Result<()> {
             }
         }
     }
-    *html += "</table><p class=note>~: calculated, since the link alone decides.</p>";
+    *html += "</table><p class=note>~: calculated, since the link alone decides, or packing alone.</p>";
     Ok(())
 }
 
@@ -162,10 +215,39 @@ fn drawn<E: std::error::Error>(error: E) -> anyhow::Error {
     anyhow!("cannot draw: {error}")
 }
 
-/// Stacked bars: one a contender.
+/// A contender's bar.
+struct Bar {
+    name: String,
+    /// MiB by name.
+    parts: Vec<(String, f64)>,
+}
+
+/// Bytes by what the pages are.
 fn bytes(run: &CorpusRun) -> Result<String> {
-    let lines: Vec<&Line> = run.contenders.iter().filter(|line| line.bytes > 0 && is_packed(line)).collect();
-    let most = lines.iter().map(|line| line.bytes).max().unwrap_or(1) as f64 / MIB;
+    let lines = run.contenders.iter().filter(|line| line.bytes > 0 && is_packed(line));
+    let bars = lines.map(|line| Bar { name: line.contender.clone(), parts: parts(line) }).collect();
+    stacked(bars)
+}
+
+/// Bytes by round.
+fn rounds(run: &CorpusRun) -> Result<String> {
+    let bar = |line: &Line| {
+        let parts = line.rounds.iter().enumerate().map(|(number, round)| {
+            let name = match number {
+                0 => "all pages".to_owned(),
+                _ => format!("round {number}: {} changed", human::count(round.pages)),
+            };
+            (name, round.bytes as f64 / MIB)
+        });
+        Bar { name: line.contender.clone(), parts: parts.collect() }
+    };
+    stacked(run.contenders.iter().filter(|line| !line.rounds.is_empty()).map(bar).collect())
+}
+
+/// Stacked bars, the first at the top.
+fn stacked(lines: Vec<Bar>) -> Result<String> {
+    let whole = |bar: &Bar| bar.parts.iter().map(|(_, mib)| mib).sum::<f64>();
+    let most = lines.iter().map(whole).fold(f64::MIN_POSITIVE, f64::max);
     let rows = lines.len().max(1);
     let mut svg = String::new();
     {
@@ -180,7 +262,7 @@ fn bytes(run: &CorpusRun) -> Result<String> {
         let name = |y: &f64| {
             let row = rows.checked_sub(1 + *y as usize);
             let is_middle = (y - y.floor() - 0.5).abs() < 0.01;
-            row.filter(|_| is_middle).map_or(String::new(), |row| lines[row].contender.clone())
+            row.filter(|_| is_middle).map_or(String::new(), |row| lines[row].name.clone())
         };
         chart
             .configure_mesh()
@@ -196,10 +278,9 @@ fn bytes(run: &CorpusRun) -> Result<String> {
             let colour = COLOURS[place % COLOURS.len()];
             let mut bars = Vec::new();
             for (row, line) in lines.iter().enumerate() {
-                let parts = parts(line);
-                let before: f64 = names[..place].iter().map(|name| part(&parts, name)).sum();
+                let before: f64 = names[..place].iter().map(|name| part(&line.parts, name)).sum();
                 let y = (rows - 1 - row) as f64;
-                let width = part(&parts, name);
+                let width = part(&line.parts, name);
                 if width > 0.0 {
                     bars.push(Rectangle::new(
                         [(before, y + 0.15), (before + width, y + 0.85)],
@@ -249,12 +330,12 @@ fn part(parts: &[(String, f64)], name: &str) -> f64 {
 }
 
 /// Names of all parts that anybody has, the largest first.
-fn part_names(lines: &[&Line]) -> Vec<String> {
+fn part_names(bars: &[Bar]) -> Vec<String> {
     let mut sums: Vec<(String, f64)> = Vec::new();
-    for (name, mib) in lines.iter().flat_map(|line| parts(line)) {
-        match sums.iter_mut().find(|(known, _)| *known == name) {
+    for (name, mib) in bars.iter().flat_map(|bar| &bar.parts) {
+        match sums.iter_mut().find(|(known, _)| known == name) {
             Some((_, sum)) => *sum += mib,
-            None => sums.push((name, mib)),
+            None => sums.push((name.clone(), *mib)),
         }
     }
     sums.retain(|(_, sum)| *sum > 0.0);

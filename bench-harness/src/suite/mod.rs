@@ -2,13 +2,15 @@
 //!
 //! Of each corpus at each number of threads, every contender first proves itself, which warms it up; then come rounds in which each
 //! packs into nothing once, and then, link by link, rounds in which each sends the image over the link. So whatever disturbs the machine
-//! for a while meets all of them.
+//! for a while meets all of them. Before all that, where a suite asks for it, each runs as a program of its own.
 
 mod checks;
 mod compare;
 mod file;
 mod html;
+mod markdown;
 mod result;
+pub(crate) mod whole;
 
 use std::path::{Path, PathBuf};
 
@@ -16,11 +18,11 @@ use anyhow::{Context, Result};
 use mig_engine::{Gpu, Level};
 
 use crate::cli::{Mapping, SuiteArgs};
-use crate::contender::{Chosen, Contender, Named, Subject};
+use crate::contender::{Capture, Chosen, Contender, Named, Subject, captures};
 use crate::corpus::{sample_disk, sample_memory, sparse::synthetic};
 use crate::exit::Problem;
 use crate::goal::Goal;
-use crate::link::{Link, Rate};
+use crate::link::Way;
 use crate::measure::{Cost, Timing};
 use crate::pack::result::Image;
 use crate::provenance::Provenance;
@@ -31,12 +33,13 @@ use crate::run::{Run, Steps};
 pub(crate) use compare::run as compare;
 use file::{BUILT_IN, BUILT_IN_DISK, BUILT_IN_MEMORY, Corpus, Suite};
 use result::{CorpusRun, Line, OnLink, SuiteResult};
+use whole::Whole;
 
 /// `mig-bench list`.
 pub(crate) fn list() -> Result<()> {
     let mut text = String::new();
     for (name, _) in BUILT_IN {
-        let suite = Suite::load(name)?;
+        let suite = Suite::load(name, None)?;
         text += &format!("{name}: {}\n", suite.about);
         let links: Vec<String> = suite.links.iter().map(|link| link.0.to_string()).collect();
         let names: Vec<String> = suite.contenders.iter().map(Named::to_string).collect();
@@ -50,7 +53,7 @@ pub(crate) fn list() -> Result<()> {
 }
 
 pub(crate) fn run(args: &SuiteArgs, run: &Run) -> Result<()> {
-    let suite = Suite::load(&args.suite)?;
+    let suite = Suite::load(&args.suite, args.corpora.as_deref())?;
     let provenance = Provenance::now();
     let scratch = tempfile::tempdir_in(args.scratch.folder()).context("cannot make a folder in --scratch")?;
     let gpu = Gpu::open(&args.gpu.choice()).map_err(|error| Problem::Usage(error.to_string()))?;
@@ -64,9 +67,16 @@ pub(crate) fn run(args: &SuiteArgs, run: &Run) -> Result<()> {
         "GB/s are decimal gigabytes of the image's file; medians, with the slowest and the fastest; page cache warm; \
          the image stays mapped, as guest memory is in its VMM; indexes built beforehand"
             .to_owned(),
-        "a link takes bytes no faster than it says, in this process; what a destination does with them is not timed"
+        "a link takes bytes no faster than it says: in this process, or with \", tc\" over a shaped cable between two namespaces; what a \
+         destination does with them is not timed, but for QEMU's, which runs on the same processors"
             .to_owned(),
     ];
+    if suite.whole {
+        notes.push(
+            "whole program: one run in a process of its own, opening its files included; cold: after its files were dropped from the page cache"
+                .to_owned(),
+        );
+    }
     if let Some(gpu) = &gpu {
         notes.push(format!("the GPU is {}", gpu.adapter().name));
     }
@@ -83,6 +93,9 @@ pub(crate) fn run(args: &SuiteArgs, run: &Run) -> Result<()> {
     report.synthetic = report.result.runs.iter().find_map(|run| run.synthetic.clone());
     if let Some(path) = &args.html {
         html::write(&report, path)?;
+    }
+    if let Some(path) = &args.markdown {
+        markdown::write(&report.result, path)?;
     }
     report.finish(&report.result.describe(), &args.output)?;
     run.check()?;
@@ -137,18 +150,27 @@ impl Bench<'_> {
             Some(image) => {
                 let name = image.file_stem().map_or_else(|| "image".into(), |name| name.to_string_lossy());
                 let (name, memory) = (name.into_owned(), image.clone());
-                vec![Corpus { name, memory, references: args.references.clone() }]
+                vec![Corpus {
+                    name,
+                    memory,
+                    references: args.references.clone(),
+                    rounds: args.rounds.clone(),
+                }]
             }
             None if self.suite.corpus.is_empty() => {
                 let references = vec![BUILT_IN_DISK.into()];
-                vec![Corpus { name: "sample".into(), memory: BUILT_IN_MEMORY.into(), references }]
+                vec![Corpus {
+                    name: "sample".into(),
+                    memory: BUILT_IN_MEMORY.into(),
+                    references,
+                    rounds: Vec::new(),
+                }]
             }
             None => self.suite.corpus.clone(),
         };
         for corpus in &mut corpora {
-            corpus.memory = file(&corpus.memory)?;
-            for reference in &mut corpus.references {
-                *reference = file(reference)?;
+            for named in corpus.files() {
+                *named = file(named)?;
             }
         }
         Ok(corpora)
@@ -158,6 +180,8 @@ impl Bench<'_> {
         self.run.check()?;
         let level = Level::from_env().map_err(|error| Problem::Usage(error.to_string()))?;
         refuse_packed(&corpus.memory)?;
+        // Before anything is mapped here: the system keeps in its cache what is.
+        let whole = if self.suite.whole { self.whole(corpus, threads, level)? } else { Vec::new() };
         let subject = Subject::open(&corpus.memory, Mapping::Kept, threads, level, self.scratch)?;
         let (pages, bytes) = (subject.image().page_count(), subject.image().file_len());
         if pages == 0 {
@@ -180,20 +204,49 @@ impl Bench<'_> {
             absent: Vec::new(),
         };
         let mut all = Vec::new();
-        let measured = self.measure(&subject, &references, &mut all, &mut run);
+        let later = captures(subject.image(), &corpus.memory, &corpus.rounds)?;
+        let measured = self.measure(&subject, &references, &later, &mut all, &mut run);
         run.contenders = all.into_iter().map(|running| running.line).collect();
+        for (name, whole) in whole {
+            if let Some(line) = run.contenders.iter_mut().find(|line| line.contender == name) {
+                line.whole = Some(whole);
+            }
+        }
         result.runs.push(run);
         measured
+    }
+
+    /// Every contender as a program of its own, by name.
+    fn whole(&self, corpus: &Corpus, threads: usize, level: Level) -> Result<Vec<(String, Whole)>> {
+        let scratch = tempfile::tempdir_in(self.scratch).context("cannot make a folder in --scratch")?;
+        let pages =
+            Subject::open(&corpus.memory, Mapping::Fresh, threads, level, self.scratch)?.image().page_count();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
+        let references =
+            pool.install(|| References::build(&corpus.references, scratch.path(), pages, level, self.run))?;
+        let steps = Steps::new(self.suite.contenders.len() as u64);
+        let mut measured = Vec::new();
+        for name in &self.suite.contenders {
+            self.run.check()?;
+            steps.now(format!("{}: whole program: {name}", corpus.name));
+            let whole = Whole::measure(name, &corpus.memory, &references, threads, self.scratch);
+            if let Some(whole) = whole.with_context(|| name.to_string())? {
+                measured.push((name.to_string(), whole));
+            }
+            steps.done();
+        }
+        Ok(measured)
     }
 
     fn measure(
         &self,
         subject: &Subject,
         references: &References,
+        later: &[Capture],
         all: &mut Vec<Running>,
         run: &mut CorpusRun,
     ) -> Result<()> {
-        let Suite { repeats, links, contenders, .. } = self.suite;
+        let Suite { repeats, links, longest, contenders, .. } = self.suite;
         let rounds = 1 + u64::from(*repeats) * (1 + links.len() as u64);
         let steps = Steps::new(contenders.len() as u64 * rounds);
         for name in contenders {
@@ -206,14 +259,30 @@ impl Bench<'_> {
             steps.done();
         }
         for round in 1..=*repeats {
-            for running in all.iter_mut().filter(|running| !running.contender.once()) {
+            let again = |running: &&mut Running| {
+                !running.contender.once()
+                    && (round == 1 || running.line.pack.wall_seconds.median() <= *longest)
+            };
+            for running in all.iter_mut().filter(again) {
                 self.run.check()?;
                 steps.now(format!("{}: round {round} of {repeats}: {}", run.corpus, running.name));
                 running.pack(subject)?;
                 steps.done();
             }
         }
+        if later.len() > 1 {
+            for running in all.iter_mut() {
+                self.run.check()?;
+                steps.now(format!("{}: live: {}", run.corpus, running.name));
+                let rounds = running.contender.rounds(subject, later);
+                running.line.rounds = rounds.with_context(|| running.name.to_string())?.unwrap_or_default();
+            }
+        }
         for link in links {
+            if let Some(why) = link.0.missing() {
+                run.absent.push(format!("{}: {why}", link.0));
+                continue;
+            }
             for round in 0..*repeats {
                 for running in all.iter_mut() {
                     self.run.check()?;
@@ -237,7 +306,10 @@ impl Running {
             about: contender.about(),
             bytes: verified.bytes,
             pack: pack.context("a run took no time that can be measured")?,
+            ends: contender.ends(),
+            whole: None,
             blocks: contender.summary().map(Into::into),
+            rounds: Vec::new(),
             links: Vec::new(),
         };
         Ok(Running { name: name.clone(), contender, line, costs: Vec::new() })
@@ -247,27 +319,30 @@ impl Running {
         self.costs.push(self.contender.pack(subject).with_context(|| self.name.to_string())?);
         if let Some(timing) = Timing::new(subject.image().file_len(), &self.costs) {
             self.line.pack = timing;
+            self.line.ends = self.contender.ends();
         }
         Ok(())
     }
 
-    fn send(&mut self, subject: &Subject, rate: Rate, round: u32, longest: f64) -> Result<()> {
+    fn send(&mut self, subject: &Subject, way: Way, round: u32, longest: f64) -> Result<()> {
         if round == 0 {
             self.costs.clear();
         }
         let guest = subject.image().file_len();
-        let (packing, carrying) = (self.line.pack.wall_seconds.median(), rate.seconds(self.line.bytes));
+        let (packing, carrying) = (self.line.pack.wall_seconds.median(), way.rate.seconds(self.line.bytes));
         let is_auto = self.name.nature() == crate::contender::Nature::Auto;
         if packing.max(carrying) > longest && round > 0 {
             return Ok(());
         }
-        if carrying > longest && packing < carrying / 4.0 && !is_auto {
+        let link_decides = carrying > longest && packing < carrying / 4.0;
+        let packing_decides = packing > longest && carrying < packing / 4.0;
+        if (link_decides || packing_decides) && !is_auto {
             if self.name.nature() != crate::contender::Nature::Roof {
-                self.line.links.extend(OnLink::calculated(rate, &self.line, guest));
+                self.line.links.extend(OnLink::calculated(way, &self.line, guest));
             }
             return Ok(());
         }
-        let link = Link::new(rate);
+        let link = way.open()?;
         let Some(cost) = self.contender.send(subject, &link).with_context(|| self.name.to_string())? else {
             return Ok(());
         };
@@ -275,8 +350,13 @@ impl Running {
         if round > 0 {
             self.line.links.pop();
         }
-        let on = OnLink::measured(rate, &self.costs, link.written(), guest, subject.threads);
-        self.line.links.extend(on);
+        let written = match (link.written(), link.cable()) {
+            // A program that connected itself.
+            (0, Some(cable)) => cable.sent()?,
+            (written, _) => written,
+        };
+        let on = OnLink::measured(way, &self.costs, written, guest, subject.threads);
+        self.line.links.extend(on.map(|on| OnLink { ends: self.contender.ends(), ..on }));
         Ok(())
     }
 }

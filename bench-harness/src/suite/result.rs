@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
+use super::whole::Whole;
+use crate::contender::{Ends, Round};
 use crate::human;
-use crate::link::Rate;
+use crate::link::Way;
 use crate::measure::{Cost, Samples, Timing};
 use crate::pack::result::{Blocks, Image};
 use crate::references::BuiltIndex;
@@ -46,8 +48,14 @@ pub(crate) struct Line {
     pub(super) bytes: u64,
     /// Packed into nothing.
     pub(super) pack: Timing,
+    /// Of QEMU: what both ends said and used in the last of these runs.
+    pub(super) ends: Option<Ends>,
+    /// As a program of its own.
+    pub(super) whole: Option<Whole>,
     /// What the pages are, where the contender tells.
     pub(super) blocks: Option<Blocks>,
+    /// Live: the whole guest first, and then each time what had changed.
+    pub(super) rounds: Vec<Round>,
     pub(super) links: Vec<OnLink>,
 }
 
@@ -65,14 +73,16 @@ pub(crate) struct OnLink {
     pub(super) gb_per_second: Samples,
     /// What it waited for: the link, processors, one thread, or something else.
     pub(super) limit: &'static str,
-    /// Not measured, since the link alone decides: bytes over the rate.
+    /// Not measured, since one thing alone decides: bytes over the rate, or what packing takes.
     pub(super) calculated: bool,
+    /// Of QEMU, in the last run.
+    pub(super) ends: Option<Ends>,
 }
 
 impl OnLink {
     /// From runs; `None` without any.
     pub(super) fn measured(
-        rate: Rate,
+        way: Way,
         costs: &[Cost],
         bytes: u64,
         guest_bytes: u64,
@@ -80,6 +90,7 @@ impl OnLink {
     ) -> Option<Self> {
         let timing = Timing::new(guest_bytes, costs)?;
         let (wall, cpu) = (timing.wall_seconds.median(), timing.cpu_seconds.median());
+        let rate = way.rate;
         let limit = if rate.seconds(bytes) > 0.95 * wall {
             "link"
         } else if cpu > 0.85 * wall * threads as f64 {
@@ -90,7 +101,7 @@ impl OnLink {
             "other"
         };
         Some(OnLink {
-            link: rate.to_string(),
+            link: way.to_string(),
             bits_per_second: rate.bits(),
             seconds: timing.wall_seconds,
             cpu_seconds: timing.cpu_seconds,
@@ -98,13 +109,15 @@ impl OnLink {
             gb_per_second: timing.gb_per_second,
             limit,
             calculated: false,
+            ends: None,
         })
     }
 
-    /// Where packing takes little beside what the link takes.
-    pub(super) fn calculated(rate: Rate, line: &Line, guest_bytes: u64) -> Option<Self> {
-        let cost = Cost { wall: rate.seconds(line.bytes), cpu: line.pack.cpu_seconds.median() };
-        let calculated = Self::measured(rate, &[cost], line.bytes, guest_bytes, 1)?;
+    /// Where packing takes little beside what the link takes, or the link beside packing.
+    pub(super) fn calculated(way: Way, line: &Line, guest_bytes: u64) -> Option<Self> {
+        let wall = way.rate.seconds(line.bytes).max(line.pack.wall_seconds.median());
+        let cost = Cost { wall, cpu: line.pack.cpu_seconds.median() };
+        let calculated = Self::measured(way, &[cost], line.bytes, guest_bytes, 1)?;
         Some(OnLink { calculated: true, ..calculated })
     }
 }
@@ -163,6 +176,9 @@ impl CorpusRun {
             ]);
         }
         text += &format!("\n{}", sizes.left(1));
+        text += &self.describe_ends();
+        text += &self.describe_whole();
+        text += &self.describe_rounds();
         let links = self.links();
         if !links.is_empty() {
             let mut heads = vec!["seconds to move it"];
@@ -185,6 +201,77 @@ impl CorpusRun {
             );
         }
         text
+    }
+}
+
+impl CorpusRun {
+    fn describe_ends(&self) -> String {
+        let heads = ["QEMU's own figures", "total s", "downtime s", "source CPU s", "destination CPU s"];
+        let mut table = Table::new(&heads);
+        for line in &self.contenders {
+            if let Some(ends) = line.ends {
+                let numbers = [
+                    ends.total_seconds,
+                    ends.downtime_seconds,
+                    ends.sender_cpu_seconds,
+                    ends.receiver_cpu_seconds,
+                ];
+                let mut row = vec![line.contender.clone()];
+                row.extend(numbers.map(human::number));
+                table.row(&row);
+            }
+        }
+        if self.contenders.iter().any(|line| line.ends.is_some()) {
+            format!("\n{}", table.left(1))
+        } else {
+            String::new()
+        }
+    }
+
+    fn describe_whole(&self) -> String {
+        let mut table =
+            Table::new(&["whole program", "warm s", "cold s", "read from storage", "peak memory"]);
+        for line in &self.contenders {
+            if let Some(whole) = &line.whole {
+                table.row(&[
+                    line.contender.clone(),
+                    human::number(whole.warm.wall),
+                    human::number(whole.cold.wall),
+                    human::bytes(whole.cold_storage_bytes),
+                    human::bytes(whole.peak_anonymous_bytes),
+                ]);
+            }
+        }
+        if self.contenders.iter().any(|line| line.whole.is_some()) {
+            format!("\n{}", table.left(1))
+        } else {
+            String::new()
+        }
+    }
+
+    fn describe_rounds(&self) -> String {
+        let Some(most) = self.contenders.iter().map(|line| &line.rounds).max_by_key(|rounds| rounds.len())
+        else {
+            return String::new();
+        };
+        if most.is_empty() {
+            return String::new();
+        }
+        let changed: Vec<String> =
+            most[1..].iter().map(|round| format!("{} changed", human::count(round.pages))).collect();
+        let mut heads = vec!["live: bytes (seconds)", "all pages"];
+        heads.extend(changed.iter().map(String::as_str));
+        let mut table = Table::new(&heads);
+        for line in self.contenders.iter().filter(|line| !line.rounds.is_empty()) {
+            let mut row = vec![line.contender.clone()];
+            row.extend(
+                line.rounds.iter().map(|round| {
+                    format!("{} ({})", human::count(round.bytes), human::number(round.cost.wall))
+                }),
+            );
+            table.row(&row);
+        }
+        format!("\n{}", table.left(1))
     }
 }
 
