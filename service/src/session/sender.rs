@@ -138,6 +138,13 @@ fn receive_have(channel: &Channel, pages: u64, patience: Duration) -> Result<Hav
     }
 }
 
+/// Does something on a thread of its own: those of the session are busy, and may wait for what this is to give.
+fn on_its_own<T: Send>(work: impl FnOnce() -> Result<T, EncodeError> + Send) -> Result<T, EncodeError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+    let pool = pool.map_err(|error| EncodeError::Threads { threads: 1, message: error.to_string() })?;
+    pool.install(work)
+}
+
 impl<'f> Sender<'f> {
     /// A session that was welcomed.
     pub fn new(
@@ -392,7 +399,7 @@ impl<'f> Sender<'f> {
             self.outbox.repeat(again.sequence, again.attempt);
             return Ok(());
         }
-        match recode(&frame) {
+        match on_its_own(|| recode(&frame)) {
             Ok(frame) => self.outbox.replace(frame, again.attempt),
             Err(error) => self.fail(Code::Internal, &error.to_string()),
         }

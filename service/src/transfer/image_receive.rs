@@ -48,7 +48,7 @@ impl ImageTarget {
                 Refusal::new(Code::Storage, format!("the destination can't be written: {error}"))
             }
         })?;
-        let have = partial.have(receiving.level).unwrap_or_else(|error| {
+        let have = receiving.pool()?.install(|| partial.have(receiving.level)).unwrap_or_else(|error| {
             log::warn!("{}: what is there from an earlier try can't be read: {error}", self.path.display());
             None
         });
@@ -106,10 +106,8 @@ impl ImageTarget {
         let failed = |error| why(session, &error);
         let head = mig_engine::live::header_frame(&header);
         let store = partial.start(&head, &header.layout).map_err(failed)?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(how.threads).build();
-        let pool =
-            pool.map_err(|error| Refusal::new(Code::Internal, format!("cannot start threads: {error}")))?;
-        let applied = pool
+        let applied = how
+            .pool()?
             .install(|| apply(&header, &references, how.level, &store, session.as_ref(), session.cancel()));
         let applied = applied.map_err(failed)?;
         if applied.distinct != header.layout.page_count() {

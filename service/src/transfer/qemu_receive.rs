@@ -123,11 +123,9 @@ impl QemuTarget {
         let file = snapshot.file().map_err(|error| storage(&error))?;
         let to = Rebuilt::new(&header, file, BufWriter::with_capacity(1 << 18, out))
             .map_err(|error| why(session, &error))?;
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(how.threads).build();
-        let pool =
-            pool.map_err(|error| Refusal::new(Code::Internal, format!("cannot start threads: {error}")))?;
-        let applied =
-            pool.install(|| apply(&header, &references, how.level, &to, session.as_ref(), session.cancel()));
+        let applied = how
+            .pool()?
+            .install(|| apply(&header, &references, how.level, &to, session.as_ref(), session.cancel()));
         let applied = applied.map_err(|error| match error {
             mig_engine::DecodeError::Io { what: "writing the stream", source }
                 if session.outcome().is_none() =>

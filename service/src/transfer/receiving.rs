@@ -49,6 +49,12 @@ impl Receiving {
         }
     }
 
+    /// The threads that one migration's pages are read and decoded with.
+    pub(super) fn pool(&self) -> Result<rayon::ThreadPool, Refusal> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(self.threads).build();
+        pool.map_err(|error| Refusal::new(Code::Internal, format!("cannot start threads: {error}")))
+    }
+
     /// Checks what a sender proposes against the limits.
     pub(super) fn check(&self, proposal: &Proposal) -> Result<(), Refusal> {
         if proposal.pages > self.max_pages {

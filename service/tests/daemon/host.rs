@@ -53,8 +53,12 @@ pub(crate) fn config(folder: &Folder, name: &str, more: &str) -> String {
 impl<'f> Host<'f> {
     /// Starts one.
     pub(crate) fn start(folder: &'f Folder, name: &'static str, more: &str) -> Self {
+        Self::by(folder, name, more, migd(folder, &format!("--config {name}.toml")))
+    }
+
+    /// The same by a command that ends up as `migd --config NAME.toml`.
+    pub(crate) fn by(folder: &'f Folder, name: &'static str, more: &str, command: Command) -> Self {
         folder.write(&format!("{name}.toml"), config(folder, name, more).as_bytes());
-        let command = migd(folder, &format!("--config {name}.toml"));
         let running = Running::start(command, folder.path(&format!("{name}.events")));
         let logged = |running: &Running, message: &str| {
             let text = running.messages();

@@ -1,15 +1,18 @@
 //! A daemon that runs for long: what it looks after by itself, and that it does not grow.
 
 use std::fs::{self, File};
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::FileExt;
+use std::process::Command;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use mig_tests::sample;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::common::{Folder, assert_same};
-use crate::host::{Host, folder};
+use crate::common::{Folder, assert_same, requires};
+use crate::host::{Host, folder, migd};
 use crate::link::Link;
 use crate::running::{Running, until};
 
@@ -142,4 +145,137 @@ fn whatever_happens_nothing_stays_behind_in_a_daemon() {
     assert_eq!(b.ask("GET", "/v1/status", &Value::Null).json()["running"], 0);
     b.terminate();
     b.running.ends_with(0);
+}
+
+/// A daemon with a file system of 5 MiB at `small` that only it sees, where the machine lets one have that.
+fn with_small_disk<'f>(folder: &'f Folder, more: &str) -> (Host<'f>, bool) {
+    fs::create_dir(folder.path("small")).expect("room");
+    let tried = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    if !tried.is_ok_and(|output| output.status.success()) {
+        assert!(!requires("mounts"), "MIG_REQUIRE names mounts: unshare -rm mount does not work");
+        eprintln!("a full disk is not tested here: unshare -rm mount does not work");
+        return (Host::start(folder, "b", more), false);
+    }
+    let plain = migd(folder, "--config b.toml");
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", "mount -t tmpfs -o size=5m none small && exec \"$0\" --config b.toml"]);
+    command.arg(plain.get_program()).current_dir(folder.path("."));
+    (Host::by(folder, "b", more, command), true)
+}
+
+/// Every fault that a migration between two daemons can meet: both say why it failed, or it did not, and neither keeps anything of it.
+#[test]
+fn faults_leave_nothing_behind_at_either_end() {
+    let folder = folder();
+    folder.write("there.disk", sample::disk());
+    let [disk, there, small] =
+        ["disk.raw", "there.disk", "small/there.raw"].map(|name| folder.path(name).display().to_string());
+    let limits = "timeout_seconds = 2\nretry_seconds = 2\nbusy_seconds = 0\n";
+    let sends = "[[vm]]\nname = 'desktop'\npeers = ['b']\n";
+    let a = Host::start(&folder, "a", &format!("{limits}{sends}disks = ['{disk}']\n"));
+    let takes = format!("{limits}{}disks = ['{there}']\n", vm(&folder, ""));
+    let full = format!("[[vm]]\nname = 'large'\npeers = ['a']\nimage = '{small}'\nreplace = true\n");
+    let (b, has_small) = with_small_disk(&folder, &(takes + &full));
+    let begun = |link: &Link, vm: &str, more: Value| {
+        let mut start = a.start_of(vm, "mem.raw", link.port);
+        start.as_object_mut().expect("an object").extend(more.as_object().cloned().unwrap_or_default());
+        let started = a.ask("POST", "/v1/migrations", &start).is(201);
+        started["id"].as_str().expect("an id").to_owned()
+    };
+    let runs = |what: &str| {
+        until(what, || {
+            let all = b.get("/v1/migrations");
+            let last = all.as_array()?.last()?.clone();
+            (last["state"] == "running" && last["progress"]["wire_bytes"].as_u64()? > 100_000).then_some(())
+        });
+    };
+    let store = || json!({ "effort": "store" });
+    let slow = || {
+        let link = Link::to(b.port);
+        link.slow(1 << 20);
+        link
+    };
+    let mut before = None;
+    for _ in 0..2 {
+        // Cut, and there again.
+        let link = slow();
+        let id = begun(&link, "desktop", store());
+        runs("a migration to be cut");
+        link.cut();
+        thread::sleep(Duration::from_millis(200));
+        link.slow(100 << 20);
+        link.heal(b.port);
+        a.ends(&id, "complete");
+        b.received("complete");
+        assert_same(&folder.read("there.raw"), sample::memory(), "what arrived");
+        // Cut for good; and held, which looks like a peer that has stopped reading, or speaking.
+        for held in [false, true] {
+            let link = slow();
+            let id = begun(&link, "desktop", store());
+            runs("a migration to be cut for good");
+            if held {
+                link.hold(0)
+            } else {
+                link.cut()
+            }
+            a.ends(&id, "failed");
+            b.received("failed");
+        }
+        // A reference that changes after both have said that they have it.
+        folder.write("there.disk", sample::disk());
+        let link = Link::to(b.port);
+        link.hold(1);
+        let id = begun(&link, "desktop", json!({}));
+        until("both to have agreed", || (a.migration(&id)["state"] == "running").then_some(()));
+        thread::sleep(Duration::from_millis(300));
+        let changing = File::options().write(true).open(folder.path("there.disk")).expect("it is there");
+        for at in (0..sample::disk().len() as u64).step_by(4096) {
+            changing.write_all_at(b"changed", at + 100).expect("it can be written");
+        }
+        link.release();
+        a.ends(&id, "complete");
+        b.received("complete");
+        assert_same(&folder.read("there.raw"), sample::memory(), "what arrived without the disk");
+        // No room at the destination.
+        if has_small {
+            let link = Link::to(b.port);
+            let id = begun(&link, "large", store());
+            let ended = a.ends(&id, "failed").to_string();
+            assert!(ended.contains("No space left on device"), "{ended}");
+            b.received("failed");
+        }
+        // Destinations that talk nonsense, and one that says nothing.
+        for says in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b""] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = listener.local_addr().expect("it is bound").port();
+            let stranger = thread::spawn(move || {
+                let (mut socket, _) = listener.accept().expect("it comes");
+                let _ = socket.write_all(says);
+                // Until it has had enough.
+                let _ = socket.read_to_end(&mut Vec::new());
+            });
+            let id = a.send("desktop", "mem.raw", port);
+            a.ends(&id, "failed");
+            stranger.join().expect("it ends");
+        }
+        // What the first time brings stays: threads of the runtime, an index.
+        let Some((first_a, first_b)) = before else {
+            thread::sleep(Duration::from_secs(1));
+            before = Some((held(&a), held(&b)));
+            continue;
+        };
+        for (host, first) in [(&a, first_a), (&b, first_b)] {
+            let now = back_to(host, first);
+            assert!(
+                now[2] < first[2] + (32 << 10),
+                "{}: it grew from {} to {} KiB",
+                host.name,
+                first[2],
+                now[2]
+            );
+        }
+    }
+    let left = folder.names().into_iter().filter(|name| name.contains("partial"));
+    assert_eq!(left.count(), 0, "what came later has taken up what was left: {:?}", folder.names());
+    assert_same(&folder.read("mem.raw"), sample::memory(), "the source");
 }
