@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use mig_engine::map::{FileMap, data_extents};
 use mig_engine::reference::{DiskImage, Identity, Index, IndexBuilder, SourceTie};
-use mig_engine::{Header, Level, Reference, Resolved, fingerprints};
+use mig_engine::{Header, KernelCache, Level, Reference, Resolved, fingerprints};
 use serde::Serialize;
 
 use crate::exit::Problem;
@@ -19,6 +19,8 @@ use crate::run::Run;
 pub(crate) struct References {
     pub(crate) paths: Vec<PathBuf>,
     pub(crate) indexes: Vec<PathBuf>,
+    /// Where kernel images are kept that were made from disks, as `mig` keeps them: the run that verifies makes them.
+    pub(crate) kernels: Option<KernelCache>,
     /// What building the indexes took.
     pub(crate) built: Vec<BuiltIndex>,
 }
@@ -53,7 +55,8 @@ impl References {
         level: Level,
         run: &Run,
     ) -> Result<Self> {
-        let mut references = References::default();
+        let kernels = Some(KernelCache::new(folder.join("kernels")));
+        let mut references = References { kernels, ..References::default() };
         for (number, path) in paths.iter().enumerate() {
             run.check()?;
             let context = || format!("cannot use {} as a reference", path.display());

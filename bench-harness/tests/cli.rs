@@ -294,7 +294,7 @@ fn a_suite_is_run_shown_and_compared() {
         assert!(text.contains(part), "{part} is missing in\n{text}");
     }
     let html = fs::read_to_string(fixture.path("report.html")).unwrap();
-    assert_eq!(html.matches("<svg").count(), 3);
+    assert_eq!(html.matches("<svg").count(), 4);
     assert!(
         html.contains("mig auto") && !html.contains("http://www.w3.org/1999/xlink"),
         "it needs nothing else"

@@ -57,7 +57,8 @@ impl Auto {
         pool.install(|| {
             let image = subject.for_run()?;
             let image = image.image();
-            let (guest, references) = live::read_image(image, &self.opened, None, &self.cancel)?;
+            let (guest, references) =
+                live::read_image(image, &self.opened, self.references.kernels.as_ref(), &self.cancel)?;
             let needs = references.iter().map(|reference| reference.need().clone()).collect();
             let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
             let header = Header::new(image.layout().clone(), top, BLOCK_PAGES, needs);

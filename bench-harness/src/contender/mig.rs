@@ -65,6 +65,9 @@ impl Mig {
         for reference in references.open(subject.image().page_count())? {
             packer = packer.reference(reference);
         }
+        if let Some(kernels) = &references.kernels {
+            packer = packer.kernel_cache(kernels.clone());
+        }
         if let Some(gpu) = &subject.gpu {
             packer = packer.beside(&Beside::open(gpu));
         }
@@ -116,7 +119,9 @@ impl Contender for Mig {
         let names: Vec<_> =
             self.packer.references().iter().map(|reference| &*reference.need().name).collect();
         let with = if names.is_empty() { "nothing".into() } else { names.join(", ") };
-        format!("references: {with}, opened and indexed beforehand; packed into a sink that counts")
+        format!(
+            "references: {with}, opened and indexed beforehand, the kernel made from the disk kept; packed into a sink that counts"
+        )
     }
 
     fn verify(&mut self, subject: &Subject) -> Result<Verified> {

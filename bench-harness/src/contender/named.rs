@@ -184,6 +184,11 @@ impl Named {
         }
     }
 
+    /// Whether what it sends depends on the link.
+    pub(crate) fn follows_the_link(&self) -> bool {
+        self.nature() == Nature::Auto || matches!(self.what, What::Qemu(How { mig: true, .. }))
+    }
+
     /// Whether it is nothing without a destination.
     pub(crate) fn has_two_ends(&self) -> bool {
         matches!(self.what, What::Qemu(_))

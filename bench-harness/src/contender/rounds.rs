@@ -132,7 +132,7 @@ pub(super) fn session(
     let opened = references.open(image.page_count())?;
     let file = subject.scratch_file()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(subject.threads).build()?;
-    let rounds = pool.install(|| encode(subject, effort, &opened, cancel, captures, &file))?;
+    let rounds = pool.install(|| encode(subject, effort, (references, &opened), cancel, captures, &file))?;
     let mut frames = FrameReader::new(from_start(&file), MAX_FRAME);
     let first = frames.read_frame()?.context("the session is empty")?;
     let header = live::read_header(&first, DecodeLimits::default())?;
@@ -148,14 +148,14 @@ pub(super) fn session(
 fn encode(
     subject: &Subject,
     effort: Effort,
-    opened: &[mig_engine::Reference],
+    (references, opened): (&References, &[mig_engine::Reference]),
     cancel: &Cancel,
     captures: &[Capture],
     file: &std::fs::File,
 ) -> Result<Vec<Round>> {
     use std::io::Write;
     let image = subject.image();
-    let (guest, references) = live::read_image(image, opened, None, cancel)?;
+    let (guest, references) = live::read_image(image, opened, references.kernels.as_ref(), cancel)?;
     let needs = references.iter().map(|reference| reference.need().clone()).collect();
     let header = Header::new(image.layout().clone(), effort, BLOCK_PAGES, needs);
     let worker = CpuWorker { level: subject.level };

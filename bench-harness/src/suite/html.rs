@@ -14,7 +14,7 @@ use crate::report::Report;
 
 const SIZE: (u32, u32) = (960, 460);
 /// Colours that differ also for those who see few.
-const COLOURS: [RGBColor; 10] = [
+const COLOURS: [RGBColor; 13] = [
     RGBColor(0, 114, 178),
     RGBColor(230, 159, 0),
     RGBColor(0, 158, 115),
@@ -25,6 +25,9 @@ const COLOURS: [RGBColor; 10] = [
     RGBColor(148, 103, 189),
     RGBColor(140, 86, 75),
     RGBColor(188, 189, 34),
+    RGBColor(0, 70, 90),
+    RGBColor(230, 190, 170),
+    RGBColor(150, 0, 60),
 ];
 const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}\
                      table{border-collapse:collapse;margin:1rem 0;font-variant-numeric:tabular-nums}\
@@ -106,7 +109,7 @@ fn section(html: &mut String, run: &CorpusRun) -> Result<()> {
             escape(&line.contender),
             human::count(line.bytes),
             human::percent(line.bytes as f64 / run.image.bytes as f64),
-            line.pack.gb_per_second,
+            line.speed(),
             human::number(line.pack.cpu_seconds.median())
         )?;
     }
@@ -114,11 +117,15 @@ fn section(html: &mut String, run: &CorpusRun) -> Result<()> {
     for absent in &run.absent {
         write!(html, "<p class=note>Not measured: {}</p>", escape(absent))?;
     }
-    figure(
-        html,
-        &bytes(run)?,
-        "Bytes of the packed image, by what the guest's pages are where a contender tells.",
-    )?;
+    figure(html, &bytes(run, |_| true)?, "Bytes of the packed image.")?;
+    let tells = |line: &Line| line.blocks.is_some();
+    if run.contenders.iter().any(tells) {
+        figure(
+            html,
+            &bytes(run, tells)?,
+            "The same of those who tell what the guest's pages are, on a scale of their own.",
+        )?;
+    }
     if run.contenders.iter().any(|line| !line.rounds.is_empty()) {
         figure(
             html,
@@ -223,8 +230,8 @@ struct Bar {
 }
 
 /// Bytes by what the pages are.
-fn bytes(run: &CorpusRun) -> Result<String> {
-    let lines = run.contenders.iter().filter(|line| line.bytes > 0 && is_packed(line));
+fn bytes(run: &CorpusRun, which: impl Fn(&Line) -> bool) -> Result<String> {
+    let lines = run.contenders.iter().filter(|line| line.bytes > 0 && is_packed(line) && which(line));
     let bars = lines.map(|line| Bar { name: line.contender.clone(), parts: parts(line) }).collect();
     stacked(bars)
 }
@@ -267,6 +274,7 @@ fn stacked(lines: Vec<Bar>) -> Result<String> {
         chart
             .configure_mesh()
             .disable_y_mesh()
+            .max_light_lines(1)
             .y_labels(2 * rows + 1)
             .y_label_formatter(&name)
             .x_desc("MiB")
@@ -296,7 +304,7 @@ fn stacked(lines: Vec<Bar>) -> Result<String> {
         }
         chart
             .configure_series_labels()
-            .position(SeriesLabelPosition::UpperRight)
+            .position(SeriesLabelPosition::LowerRight)
             .background_style(WHITE.mix(0.85))
             .border_style(BLACK.mix(0.2))
             .label_font(("sans-serif", 13))

@@ -28,12 +28,8 @@ fn table(run: &CorpusRun) -> String {
     text += &format!("\n|---|{}\n", "---:|".repeat(3 + links.len()));
     for line in &run.contenders {
         let share = gzip.map_or("-".into(), |gzip| human::percent(line.bytes as f64 / gzip.max(1) as f64));
-        text += &format!(
-            "| `{}` | {} | {share} | {} |",
-            line.contender,
-            human::count(line.bytes),
-            human::number(line.pack.gb_per_second.median())
-        );
+        text +=
+            &format!("| `{}` | {} | {share} | {} |", line.contender, human::count(line.bytes), line.speed());
         for link in &links {
             let seconds = line.on(link).map_or("-".into(), |on| human::number(on.seconds.median()));
             text += &format!(" {seconds} |");

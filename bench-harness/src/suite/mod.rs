@@ -330,13 +330,12 @@ impl Running {
         }
         let guest = subject.image().file_len();
         let (packing, carrying) = (self.line.pack.wall_seconds.median(), way.rate.seconds(self.line.bytes));
-        let is_auto = self.name.nature() == crate::contender::Nature::Auto;
         if packing.max(carrying) > longest && round > 0 {
             return Ok(());
         }
         let link_decides = carrying > longest && packing < carrying / 4.0;
         let packing_decides = packing > longest && carrying < packing / 4.0;
-        if (link_decides || packing_decides) && !is_auto {
+        if (link_decides || packing_decides) && !self.name.follows_the_link() {
             if self.name.nature() != crate::contender::Nature::Roof {
                 self.line.links.extend(OnLink::calculated(way, &self.line, guest));
             }

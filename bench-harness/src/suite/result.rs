@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::whole::Whole;
-use crate::contender::{Ends, Round};
+use crate::contender::{Ends, Named, Nature, Round};
 use crate::human;
 use crate::link::Way;
 use crate::measure::{Cost, Samples, Timing};
@@ -123,6 +123,14 @@ impl OnLink {
 }
 
 impl Line {
+    /// Decimal gigabytes a second; nothing of what does nothing.
+    pub(super) fn speed(&self) -> String {
+        match self.contender.parse::<Named>().map(|named| named.nature()) {
+            Ok(Nature::Raw) => "-".into(),
+            _ => self.pack.gb_per_second.to_string(),
+        }
+    }
+
     /// On the link of this name.
     pub(super) fn on(&self, link: &str) -> Option<&OnLink> {
         self.links.iter().find(|on| on.link == link)
@@ -171,7 +179,7 @@ impl CorpusRun {
                 human::count(line.bytes),
                 gzip.map_or("-".into(), share),
                 share(image.bytes),
-                line.pack.gb_per_second.to_string(),
+                line.speed(),
                 human::number(line.pack.cpu_seconds.median()),
             ]);
         }

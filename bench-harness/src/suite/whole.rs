@@ -113,7 +113,7 @@ fn pack(args: &WholeChildArgs, run: &Run) -> Result<bool> {
     let subject =
         Subject::open(&args.image, Mapping::Kept, args.threads.count(), Level::from_env()?, &scratch)?;
     let references =
-        References { paths: args.references.clone(), indexes: args.indexes.clone(), built: Vec::new() };
+        References { paths: args.references.clone(), indexes: args.indexes.clone(), ..References::default() };
     match args.contender.choose(&subject, &references, None, run)? {
         Chosen::Here(mut contender) => contender.pack(&subject).map(|_| true),
         Chosen::NotHere(_) => Ok(false),
