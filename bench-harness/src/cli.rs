@@ -331,6 +331,17 @@ pub(crate) struct SparseArgs {
     pub(crate) force: bool,
 }
 
+/// References and the indexes that were built of them, as this program tells its own processes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BuiltArgs {
+    /// References in order
+    #[arg(long = "reference")]
+    pub(crate) references: Vec<PathBuf>,
+    /// Their indexes in the same order
+    #[arg(long = "index")]
+    pub(crate) indexes: Vec<PathBuf>,
+}
+
 /// One run in a process of its own; says how it went as JSON
 #[derive(Debug, Args)]
 pub(crate) struct PeakChildArgs {
@@ -342,12 +353,8 @@ pub(crate) struct PeakChildArgs {
     /// The stream to write or to read
     #[arg(long)]
     pub(crate) stream: PathBuf,
-    /// References in order
-    #[arg(long = "reference")]
-    pub(crate) references: Vec<PathBuf>,
-    /// Their indexes in the same order
-    #[arg(long = "index")]
-    pub(crate) indexes: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) built: BuiltArgs,
     /// Effort
     #[arg(long, default_value = "balanced")]
     pub(crate) effort: Effort,
@@ -366,12 +373,8 @@ pub(crate) struct WholeChildArgs {
     pub(crate) contender: Named,
     /// The image
     pub(crate) image: PathBuf,
-    /// References in order
-    #[arg(long = "reference")]
-    pub(crate) references: Vec<PathBuf>,
-    /// Their indexes in the same order
-    #[arg(long = "index")]
-    pub(crate) indexes: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) built: BuiltArgs,
     #[command(flatten)]
     pub(crate) threads: ThreadArgs,
     #[command(flatten)]

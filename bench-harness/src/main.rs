@@ -26,6 +26,8 @@ mod report;
 mod run;
 mod scan;
 mod suite;
+#[cfg(test)]
+mod testing;
 
 use std::process::ExitCode;
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use mig_engine::{Level, default_threads};
+use mig_engine::{Gpu, Level, default_threads};
 use mig_simd::level::LEVEL_VARIABLE;
 use serde::Serialize;
 
@@ -50,6 +50,8 @@ pub(crate) struct Provenance {
     pub(crate) load: String,
     /// Versions of peers.
     pub(crate) tools: Vec<String>,
+    /// The GPU that is used, with its driver.
+    pub(crate) gpu: Option<String>,
 }
 
 /// Flags that the kernels and peers make use of, as /proc/cpuinfo names them on x86-64 and ARM.
@@ -110,7 +112,14 @@ impl Provenance {
             kernel: line_of("/proc/sys/kernel/osrelease"),
             load: line_of("/proc/loadavg").split_whitespace().take(3).collect::<Vec<_>>().join(" "),
             tools: tools(),
+            gpu: None,
         }
+    }
+
+    /// The same, with the GPU that is used, if one is.
+    pub(crate) fn with_gpu(mut self, gpu: Option<&Gpu>) -> Self {
+        self.gpu = gpu.map(|gpu| format!("{}, driver {}", gpu.adapter().name, gpu.adapter().driver));
+        self
     }
 
     /// For people: a few lines.
@@ -127,6 +136,9 @@ impl Provenance {
         );
         text += &format!("{}; commit {}; SIMD {}; {}\n", self.date, self.commit, self.levels, self.toolchain);
         text += &format!("{}\n", self.tools.join("; "));
+        if let Some(gpu) = &self.gpu {
+            text += &format!("GPU {gpu}\n");
+        }
         if let Some(warning) = self.warning() {
             text += &format!("WARNING: {warning}\n");
         }

@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result};
 use mig_engine::map::{FileMap, data_extents};
 use mig_engine::reference::{DiskImage, Identity, Index, IndexBuilder, SourceTie};
 use mig_engine::{Header, KernelCache, Level, Reference, Resolved, fingerprints};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::Serialize;
 
 use crate::exit::Problem;
@@ -79,6 +81,13 @@ impl References {
             references.indexes.push(index_path);
         }
         Ok(references)
+    }
+
+    /// Tells a process of this program's about them.
+    pub(crate) fn tell(&self, command: &mut Command) {
+        for (reference, index) in self.paths.iter().zip(&self.indexes) {
+            command.arg("--reference").arg(reference).arg("--index").arg(index);
+        }
     }
 
     /// Opens them with their indexes, to pack with.
@@ -156,6 +165,28 @@ pub(crate) fn refuse_packed(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// A file, or the files that it is made of: those of a disk image.
+fn parts(path: &Path) -> Vec<PathBuf> {
+    let disk = DiskImage::open(path).ok();
+    let files: Vec<PathBuf> = disk.iter().flat_map(DiskImage::files).map(Path::to_owned).collect();
+    if files.is_empty() { vec![path.to_owned()] } else { files }
+}
+
+/// Drops a file, and the files that it is made of, from the page cache, as far as nobody maps them.
+///
+/// # Errors
+///
+/// A file can't be read, or not written back.
+pub(crate) fn evict(path: &Path) -> Result<()> {
+    for file in parts(path) {
+        let file = File::open(file)?;
+        // What was not written yet would stay.
+        file.sync_all()?;
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+    }
+    Ok(())
+}
+
 /// Reads all of a file's data, and of the files that it is made of, so that it is in the page cache as far as there
 /// is room. Gives the bytes of data, holes left out.
 ///
@@ -163,14 +194,9 @@ pub(crate) fn refuse_packed(path: &Path) -> Result<()> {
 ///
 /// A file can't be read.
 pub(crate) fn warm(path: &Path) -> Result<u64> {
-    let disk = DiskImage::open(path).ok();
-    let mut files: Vec<&Path> = disk.iter().flat_map(DiskImage::files).collect();
-    if files.is_empty() {
-        files.push(path);
-    }
     let mut total = 0;
-    for file in files {
-        let map = FileMap::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+    for file in parts(path) {
+        let map = FileMap::open(&file).with_context(|| format!("cannot read {}", file.display()))?;
         for extent in data_extents(map.file(), 0..map.len()) {
             total += extent.end - extent.start;
             map.populate(extent)?;

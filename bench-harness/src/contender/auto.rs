@@ -8,17 +8,14 @@ use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use mig_engine::gpu::Beside;
-use mig_engine::live::{self, Choice, Encoder, OutFrame, Setup};
-use mig_engine::{
-    Cancel, CpuWorker, DecodeLimits, Effort, FrameReader, Header, Reference, Settled, default_threads,
-};
+use anyhow::Result;
+use mig_engine::live::{Choice, OutFrame};
+use mig_engine::{Cancel, Effort, Settled, default_threads};
 use mig_service::controller::{Controller, Observed};
 use mig_service::load::Load;
 
-use super::rounds::{BLOCK_PAGES, MAX_FRAME, Rebuilt};
-use super::sink::{compare_files, from_start};
+use super::session::Session;
+use super::sink::compare_files;
 use super::{Contender, Key, Subject, Verified};
 use crate::exit::Problem;
 use crate::link::{Link, Rate};
@@ -32,12 +29,7 @@ const DRY: u64 = 48 << 10;
 
 /// See the top of the file.
 #[derive(Debug)]
-pub(crate) struct Auto {
-    references: References,
-    opened: Vec<Reference>,
-    beside: Beside,
-    cancel: Cancel,
-}
+pub(crate) struct Auto(Session);
 
 impl Auto {
     /// Opens what it sends with; none of this is timed.
@@ -46,50 +38,34 @@ impl Auto {
     ///
     /// References can't be opened.
     pub(crate) fn new(subject: &Subject, references: &References, cancel: &Cancel) -> Result<Self> {
-        let opened = references.open(subject.image().page_count())?;
-        let beside = subject.gpu.as_ref().map_or_else(Beside::default, Beside::open);
-        Ok(Auto { references: references.clone(), opened, beside, cancel: cancel.clone() })
+        Session::new(subject, references, cancel).map(Auto)
     }
 
-    /// One session over a link, into `keep` as well if there is one; gives its header.
-    fn session(&self, subject: &Subject, link: &Link, mut keep: Option<&File>) -> Result<Header> {
+    /// One session over a link, into `keep` as well if there is one.
+    fn session(&self, subject: &Subject, link: &Link, mut keep: Option<&File>) -> Result<()> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(subject.threads).build()?;
+        let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
         pool.install(|| {
             let image = subject.for_run()?;
             let image = image.image();
-            let (guest, references) =
-                live::read_image(image, &self.opened, self.references.kernels.as_ref(), &self.cancel)?;
-            let needs = references.iter().map(|reference| reference.need().clone()).collect();
-            let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
-            let header = Header::new(image.layout().clone(), top, BLOCK_PAGES, needs);
-            let worker = CpuWorker { level: subject.level };
-            let mut encoder = Encoder::new(Setup {
-                header: header.clone(),
-                references: &references,
-                guest: guest.as_ref(),
-                worker: &worker,
-                beside: &self.beside,
-                level: subject.level,
-                top,
-                cancel: self.cancel.clone(),
-            })?;
-            let driver = Driver::new(subject.threads, link);
-            let mut out: &Link = link;
-            let mut sink = |frame: OutFrame<'_>| {
-                driver.coded(&frame);
-                let written = frame.parts().try_for_each(|part| {
-                    if let Some(file) = &mut keep {
-                        file.write_all(part)?;
-                    }
-                    out.write_all(part)
-                });
-                written.map_err(mig_engine::EncodeError::Write)
-            };
-            sink(encoder.header())?;
-            encoder.image(image, None, &|| driver.choose(), &mut sink)?;
-            sink(encoder.end())?;
-            link.drain()?;
-            Ok(header)
+            self.0.run(subject, image, top, |encoder| {
+                let driver = Driver::new(subject.threads, link);
+                let mut out: &Link = link;
+                let mut sink = |frame: OutFrame<'_>| {
+                    driver.coded(&frame);
+                    let written = frame.parts().try_for_each(|part| {
+                        if let Some(file) = &mut keep {
+                            file.write_all(part)?;
+                        }
+                        out.write_all(part)
+                    });
+                    written.map_err(mig_engine::EncodeError::Write)
+                };
+                sink(encoder.header())?;
+                encoder.image(image, None, &|| driver.choose(), &mut sink)?;
+                sink(encoder.end())?;
+                Ok(link.drain()?)
+            })
         })
     }
 }
@@ -162,7 +138,7 @@ impl<'l> Driver<'l> {
 
 impl Contender for Auto {
     fn key(&self) -> Key {
-        Key::Auto { references: !self.references.paths.is_empty() }
+        Key::Auto { references: self.0.has_references() }
     }
 
     fn about(&self) -> String {
@@ -174,31 +150,26 @@ impl Contender for Auto {
         let who = self.key().to_string();
         let file = subject.scratch_file()?;
         let link = Link::new("1 Gbit".parse::<Rate>().map_err(anyhow::Error::msg)?);
-        let (header, cost) = timed(|| self.session(subject, &link, Some(&file)))?;
+        let ((), cost) = timed(|| self.session(subject, &link, Some(&file)))?;
         file.sync_all()?;
-        let resolved = self.references.resolve(&header)?;
-        let mut frames = FrameReader::new(from_start(&file), MAX_FRAME);
-        let first = mig_engine::FrameRead::read_frame(&mut frames)?.context("the session is empty")?;
-        let header = live::read_header(&first, DecodeLimits::default())?;
-        let store = Rebuilt::new(subject)?;
-        let applied = live::apply_file(&header, &resolved, subject.level, &store, frames, &self.cancel)?;
+        let (applied, rebuilt) = self.0.undo(subject, &file)?;
         if applied.pages != subject.image().page_count() {
             let what = format!("{} of {} pages arrived", applied.pages, subject.image().page_count());
             return Err(Problem::Wrong { who, what }.into());
         }
-        compare_files(&who, store.into_file(), subject.image())?;
+        compare_files(&who, rebuilt, subject.image())?;
         Ok(Verified { bytes: link.written(), cost })
     }
 
     /// As over a link that is never the limit.
     fn pack(&mut self, subject: &Subject) -> Result<Cost> {
         let link = Link::new("1000 Gbit".parse::<Rate>().map_err(anyhow::Error::msg)?);
-        let ((), cost) = timed(|| self.session(subject, &link, None).map(drop))?;
+        let ((), cost) = timed(|| self.session(subject, &link, None))?;
         Ok(cost)
     }
 
     fn send(&mut self, subject: &Subject, link: &Link) -> Result<Option<Cost>> {
-        let ((), cost) = timed(|| self.session(subject, link, None).map(drop))?;
+        let ((), cost) = timed(|| self.session(subject, link, None))?;
         Ok(Some(cost))
     }
 }

@@ -20,7 +20,9 @@ pub(crate) struct GzipProgram {
 impl GzipProgram {
     /// Whether it is installed is not looked at.
     pub(crate) fn new() -> Self {
-        GzipProgram { program: Program { name: "gzip", arguments: vec!["-6".into(), "-c".into()] } }
+        GzipProgram {
+            program: Program { name: "gzip", arguments: vec!["-6".into(), "-c".into()], is_chatty: false },
+        }
     }
 }
 

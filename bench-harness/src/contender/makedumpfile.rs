@@ -45,7 +45,7 @@ impl Makedumpfile {
         core.sync_all()?;
         // Its --num-threads took more than twice as long where it was tried.
         let arguments = ["-F", "-c", "-d", "1"].map(str::to_owned).to_vec();
-        Ok(Makedumpfile { program: Program { name: "makedumpfile", arguments }, folder })
+        Ok(Makedumpfile { program: Program { name: "makedumpfile", arguments, is_chatty: true }, folder })
     }
 
     fn core(&self) -> PathBuf {

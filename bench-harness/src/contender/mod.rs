@@ -16,6 +16,7 @@ mod program;
 mod qemu;
 mod read;
 mod rounds;
+mod session;
 mod sink;
 #[cfg(test)]
 mod tests;

@@ -23,6 +23,8 @@ const SETTINGS: [&str; 3] = ["GZIP", "ZSTD_CLEVEL", "ZSTD_NBTHREADS"];
 pub(super) struct Program {
     pub(super) name: &'static str,
     pub(super) arguments: Vec<String>,
+    /// It says how far it is, to nobody.
+    pub(super) is_chatty: bool,
 }
 
 impl Program {
@@ -37,8 +39,7 @@ impl Program {
             command.env_remove(setting);
         }
         command.args(&self.arguments).arg("--").arg(file).stdin(Stdio::null()).stdout(output);
-        // It says how far it is.
-        if self.name == "makedumpfile" {
+        if self.is_chatty {
             command.stderr(Stdio::null());
         }
         command.spawn().with_context(|| format!("cannot run {}", self.name))

@@ -136,9 +136,10 @@ impl Qemu {
     fn migrate(&mut self, subject: &Subject, to: Option<&Path>, link: Option<&Link>) -> Result<(Cost, u64)> {
         let mut tries = 1;
         loop {
-            let before = sent(link)?;
+            let carried = || link.map_or(Ok(0), Link::carried);
+            let before = carried()?;
             match self.try_once(subject, to, link) {
-                Ok(cost) => return Ok((cost, sent(link)? - before)),
+                Ok(cost) => return Ok((cost, carried()? - before)),
                 Err(error) if tries < TRIES && !self.cancel.is_cancelled() => {
                     log::info!("{}: once more, after: {error:#}", self.how);
                     tries += 1;
@@ -165,11 +166,6 @@ impl Qemu {
         self.ends = Some(ends);
         Ok(cost)
     }
-}
-
-/// Bytes over a link so far.
-fn sent(link: Option<&Link>) -> Result<u64> {
-    link.map_or(Ok(0), |link| link.cable().map_or_else(|| Ok(link.written()), |cable| cable.sent()))
 }
 
 impl Contender for Qemu {
@@ -429,7 +425,7 @@ impl<'t> Trip<'t> {
                 match listener.accept() {
                     Ok((near, _)) => {
                         // Here and not beside the others: QEMU takes the first for the main one.
-                        let far = connect(there, stop);
+                        let far = patiently(|| TcpStream::connect(there), || stop.load(Ordering::Relaxed));
                         scope.spawn(move || {
                             if let Err(error) = far.and_then(|far| carry(near, far, link)) {
                                 log::info!("a connection through the paced link: {error}");
@@ -519,11 +515,12 @@ fn carry(near: TcpStream, far: TcpStream, mut link: &Link) -> std::io::Result<()
     })
 }
 
-fn connect(there: SocketAddr, stop: &AtomicBool) -> std::io::Result<TcpStream> {
+/// Tries again until somebody listens.
+fn patiently<T>(connect: impl Fn() -> std::io::Result<T>, is_over: impl Fn() -> bool) -> std::io::Result<T> {
     let until = Instant::now() + PATIENCE;
     loop {
-        match TcpStream::connect(there) {
-            Err(_) if Instant::now() < until && !stop.load(Ordering::Relaxed) => thread::sleep(TICK),
+        match connect() {
+            Err(_) if Instant::now() < until && !is_over() => thread::sleep(TICK),
             connected => return connected,
         }
     }
@@ -556,13 +553,7 @@ struct Qmp {
 
 impl Qmp {
     fn connect(path: &Path) -> Result<Self> {
-        let until = Instant::now() + PATIENCE;
-        let stream = loop {
-            match UnixStream::connect(path) {
-                Err(_) if Instant::now() < until => thread::sleep(TICK),
-                connected => break connected.context("QEMU does not start")?,
-            }
-        };
+        let stream = patiently(|| UnixStream::connect(path), || false).context("QEMU does not start")?;
         stream.set_read_timeout(Some(TICK))?;
         let mut qmp = Qmp { reader: BufReader::new(stream), line: Vec::new(), ended: None };
         // Its greeting.

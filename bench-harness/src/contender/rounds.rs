@@ -1,27 +1,20 @@
 //! A guest that runs while it is sent: successive captures of it, each but the first being what had changed since the one before.
 
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use mig_engine::gpu::Beside;
-use mig_engine::image::WriteAs;
-use mig_engine::live::{self, Choice, Destination, Encoder, InMemory, LastSent, OutFrame, Setup};
-use mig_engine::{
-    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, FrameRead, FrameReader, Header, How,
-    MemoryImage, OpaqueStore, PAGE_SIZE, Page, PageSet, PageStore, Reach,
-};
+use mig_engine::live::{Choice, Encoder, InMemory, LastSent, OutFrame};
+use mig_engine::{Cancel, Effort, How, MemoryImage, PAGE_SIZE, Page, PageSet, Reach};
 use serde::Serialize;
 
 use super::Subject;
-use super::sink::{compare_files, from_start};
+use super::session::{BLOCK_PAGES, Session};
+use super::sink::compare_files;
 use crate::exit::Problem;
 use crate::measure::{Cost, timed};
 use crate::references::References;
-
-/// Pages of a block, at most: what a receiver offers.
-pub(super) const BLOCK_PAGES: u64 = 8192;
-/// Bytes of a frame's data, at most: twice a block's pages.
-pub(super) const MAX_FRAME: u64 = 2 * BLOCK_PAGES * PAGE_SIZE as u64;
 
 /// What one round sends.
 #[derive(Debug)]
@@ -127,49 +120,27 @@ pub(super) fn session(
     cancel: &Cancel,
     captures: &[Capture],
 ) -> Result<Vec<Round>> {
-    let who = format!("mig {effort}, live");
-    let image = subject.image();
-    let opened = references.open(image.page_count())?;
+    let session = Session::new(subject, references, cancel)?;
     let file = subject.scratch_file()?;
     let pool = rayon::ThreadPoolBuilder::new().num_threads(subject.threads).build()?;
-    let rounds = pool.install(|| encode(subject, effort, (references, &opened), cancel, captures, &file))?;
-    let mut frames = FrameReader::new(from_start(&file), MAX_FRAME);
-    let first = frames.read_frame()?.context("the session is empty")?;
-    let header = live::read_header(&first, DecodeLimits::default())?;
-    let resolved = references.resolve(&header)?;
-    let rebuilt = Rebuilt::new(subject)?;
-    live::apply_file(&header, &resolved, subject.level, &rebuilt, frames, cancel)?;
+    let image = subject.image();
+    let rounds = pool.install(|| {
+        session.run(subject, image, effort, |encoder| encode(encoder, image, effort, captures, &file))
+    })?;
+    let (_, rebuilt) = session.undo(subject, &file)?;
     let last = captures.last().context("there are no rounds")?;
     let last = MemoryImage::open(&last.path, None)?;
-    compare_files(&who, rebuilt.into_file(), &last)?;
+    compare_files(&format!("mig {effort}, live"), rebuilt, &last)?;
     Ok(rounds)
 }
 
 fn encode(
-    subject: &Subject,
+    encoder: &mut Encoder<'_>,
+    image: &MemoryImage,
     effort: Effort,
-    (references, opened): (&References, &[mig_engine::Reference]),
-    cancel: &Cancel,
     captures: &[Capture],
-    file: &std::fs::File,
+    file: &File,
 ) -> Result<Vec<Round>> {
-    use std::io::Write;
-    let image = subject.image();
-    let (guest, references) = live::read_image(image, opened, references.kernels.as_ref(), cancel)?;
-    let needs = references.iter().map(|reference| reference.need().clone()).collect();
-    let header = Header::new(image.layout().clone(), effort, BLOCK_PAGES, needs);
-    let worker = CpuWorker { level: subject.level };
-    let beside = subject.gpu.as_ref().map_or_else(Beside::default, Beside::open);
-    let mut encoder = Encoder::new(Setup {
-        header,
-        references: &references,
-        guest: guest.as_ref(),
-        worker: &worker,
-        beside: &beside,
-        level: subject.level,
-        top: effort,
-        cancel: cancel.clone(),
-    })?;
     let choose = || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES };
     let mut past = Past { image, newer: InMemory::new(u64::MAX) };
     let mut out = file;
@@ -196,45 +167,4 @@ fn encode(
     }
     sink(encoder.end())?;
     Ok(rounds)
-}
-
-/// Where a session's pages go when it is undone.
-pub(super) struct Rebuilt(FileStore);
-
-impl Rebuilt {
-    /// A file in the subject's scratch folder, laid out as its image.
-    pub(super) fn new(subject: &Subject) -> Result<Self> {
-        let file = subject.scratch_file()?;
-        Ok(Rebuilt(FileStore::new(file, subject.image().layout(), WriteAs::Same, &subject.scratch)?))
-    }
-
-    pub(super) fn into_file(self) -> std::fs::File {
-        self.0.into_file()
-    }
-}
-
-impl PageStore for Rebuilt {
-    fn write(&self, first_page: u64, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.write(first_page, bytes)
-    }
-
-    fn write_zero(&self, first_page: u64, pages: u64) -> std::io::Result<()> {
-        self.0.write_zero(first_page, pages)
-    }
-
-    fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> std::io::Result<()> {
-        self.0.read(page, offset, out)
-    }
-}
-
-impl OpaqueStore for Rebuilt {
-    fn write_opaque(&self, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        self.0.write_opaque(offset, bytes)
-    }
-}
-
-impl Destination for Rebuilt {
-    fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
-        Err(DecodeError::Invalid { field: "piece", why: "an image has none" })
-    }
 }

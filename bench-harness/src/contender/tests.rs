@@ -10,6 +10,7 @@ use crate::exit::Problem;
 use crate::provenance::version_of;
 use crate::references::References;
 use crate::run::Run;
+use crate::testing::skip;
 
 struct Fixture {
     folder: tempfile::TempDir,
@@ -42,9 +43,7 @@ fn installed(program: &str) -> bool {
     if version_of(program).is_some() {
         return true;
     }
-    let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name == program), "{program} is required and not installed");
-    println!("SKIPPED: there is no {program} program");
+    skip(program, &format!("there is no {program} program"));
     false
 }
 
@@ -216,9 +215,7 @@ fn qemu_is_here(chosen: Chosen) -> Option<Box<dyn Contender>> {
     match chosen {
         Chosen::Here(contender) => Some(contender),
         Chosen::NotHere(why) => {
-            let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
-            assert!(!required.split(',').any(|name| name == "qemu"), "QEMU is required: {why}");
-            println!("SKIPPED: {why}");
+            skip("qemu", &why);
             None
         }
     }

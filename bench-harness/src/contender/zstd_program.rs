@@ -19,7 +19,7 @@ impl ZstdProgram {
     /// Whether it is installed is not looked at.
     pub(crate) fn new(level: i32, threads: usize) -> Self {
         let arguments = vec![format!("-{level}"), format!("-T{threads}"), "-q".into(), "-c".into()];
-        ZstdProgram { level, threads, program: Program { name: "zstd", arguments } }
+        ZstdProgram { level, threads, program: Program { name: "zstd", arguments, is_chatty: false } }
     }
 }
 

@@ -112,7 +112,7 @@ pub(crate) fn run(args: &GpuBenchArgs, run: &Run) -> Result<()> {
     };
     let goals = goals::goals(&result);
     let figures = result.describe();
-    let mut report = Report::new("gpu", provenance, result);
+    let mut report = Report::new("gpu", provenance.with_gpu(Some(&gpu)), result);
     report.synthetic = Some(
         "pages of the built-in real sample, tiled, with a few words of each changed, so none is a duplicate and few equal \
          the disk's; as the scan's speed hardly depends on what pages hold, it is about that of real memory"

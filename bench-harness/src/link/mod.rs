@@ -12,6 +12,7 @@ use std::io::{self, IoSlice, Write};
 use std::str::FromStr;
 
 use anyhow::Result;
+use serde::Deserialize;
 
 use cable::{Cable, Connection};
 use paced::Paced;
@@ -69,7 +70,8 @@ impl fmt::Display for Rate {
 }
 
 /// A link as suites name it: `100 Mbit`, or `1 Gbit, tc` for a shaped cable.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
+#[serde(try_from = "String")]
 pub(crate) struct Way {
     /// What it carries.
     pub(crate) rate: Rate,
@@ -80,18 +82,20 @@ pub(crate) struct Way {
 /// What follows the rate of a shaped cable.
 const CABLE: &str = ", tc";
 
-impl From<Rate> for Way {
-    fn from(rate: Rate) -> Self {
-        Way { rate, is_cable: false }
-    }
-}
-
 impl FromStr for Way {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let cable = text.strip_suffix(CABLE);
         Ok(Way { rate: cable.unwrap_or(text).parse()?, is_cable: cable.is_some() })
+    }
+}
+
+impl TryFrom<String> for Way {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -151,6 +155,18 @@ impl Link {
         match &self.0 {
             Carrier::Paced(paced) => paced.written(),
             Carrier::Cable(connection) => connection.written(),
+        }
+    }
+
+    /// Bytes that went over it: what was written here, else what programs sent that connected themselves, headers included.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not say.
+    pub(crate) fn carried(&self) -> Result<u64> {
+        match (self.written(), self.cable()) {
+            (0, Some(cable)) => cable.sent(),
+            (written, _) => Ok(written),
         }
     }
 

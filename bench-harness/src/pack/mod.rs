@@ -59,9 +59,6 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
         let (inputs, room) = (human::bytes(inputs), human::bytes(room));
         notes.push(format!("inputs of {inputs} may not all stay in the page cache ({room} were available)"));
     }
-    if let Some(gpu) = &subject.gpu {
-        notes.push(format!("mig scans on {} besides the CPU", gpu.adapter().name));
-    }
     let contenders = contenders(args, &subject, &references, run, &mut notes)?;
     let lines = measure(args, &subject, contenders, run, &mut notes)?;
     let peaks = if args.no_peak {
@@ -86,7 +83,7 @@ pub(crate) fn run(args: &PackArgs, run: &Run) -> Result<()> {
     };
     let goals = goals::goals(&result, args);
     let beside = goals::beside(&result);
-    let mut report = Report::new("pack", provenance, result);
+    let mut report = Report::new("pack", provenance.with_gpu(subject.gpu.as_ref()), result);
     report.synthetic = synthetic(subject.path())?;
     report.goals = goals;
     notes.extend(beside);

@@ -42,7 +42,7 @@ fn pack(args: &PeakChildArgs, level: Level) -> Result<u64> {
     let image = MemoryImage::open(&args.image, None)?;
     let mut packer =
         Packer::new().effort(args.effort).threads(args.threads.count()).level(level).gpu(args.gpu.choice());
-    for reference in open(&args.references, &args.indexes, image.page_count())? {
+    for reference in open(&args.built.references, &args.built.indexes, image.page_count())? {
         packer = packer.reference(reference);
     }
     Ok(packer.pack(&image, File::create(&args.stream)?)?.stream_bytes)
@@ -51,7 +51,7 @@ fn pack(args: &PeakChildArgs, level: Level) -> Result<u64> {
 fn unpack(args: &PeakChildArgs, level: Level) -> Result<u64> {
     let input = BufReader::with_capacity(1 << 20, File::open(&args.stream)?);
     let unpacker = Unpacker::new(input, DecodeLimits::default())?.threads(args.threads.count()).level(level);
-    let references = resolve(&args.references, unpacker.header())?;
+    let references = resolve(&args.built.references, unpacker.header())?;
     let scratch = args.scratch.folder();
     let layout = unpacker.header().layout.clone();
     let store = FileStore::new(tempfile::tempfile_in(&scratch)?, &layout, WriteAs::Same, &scratch)?;

@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use mig_engine::{Effort, PAGE_SIZE};
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::cli::{Job, Mapping, PeakArgs};
@@ -91,7 +92,7 @@ pub(crate) fn run(args: &PeakArgs, run: &Run) -> Result<()> {
         table(&peaks)
     );
     let result = PeakResult { guest_bytes, data_bytes, threads: subject.threads, peaks };
-    let mut report = Report::new("peak", provenance, result);
+    let mut report = Report::new("peak", provenance.with_gpu(subject.gpu.as_ref()), result);
     report.synthetic = synthetic(subject.path())?;
     report.goals = goals;
     report.notes.push("references' indexes were built beforehand and are mapped, as is the image".into());
@@ -139,15 +140,22 @@ fn child(
 ) -> Result<Usage> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg("peak-child").arg(job).arg(subject.path()).arg("--stream").arg(stream);
-    for (reference, index) in references.paths.iter().zip(&references.indexes) {
-        command.arg("--reference").arg(reference).arg("--index").arg(index);
-    }
+    references.tell(&mut command);
     command.args(["--effort", effort.name(), "--threads", &subject.threads.to_string()]);
     match &subject.gpu {
         Some(gpu) => command.args(["--gpu", "require", "--gpu-adapter", &gpu.adapter().name]),
         None => command.args(["--gpu", "off"]),
     };
     command.arg("--scratch").arg(&subject.scratch);
+    answer(command)
+}
+
+/// Runs a process of this program's, and gives what it says as JSON.
+///
+/// # Errors
+///
+/// It fails.
+pub(crate) fn answer<T: DeserializeOwned>(mut command: Command) -> Result<T> {
     let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
     ensure!(output.status.success(), "the process for it ended with {}", output.status);
     Ok(serde_json::from_slice(&output.stdout)?)

@@ -21,6 +21,11 @@ impl Table {
         self.rows.push(cells.iter().map(|cell| cell.as_ref().to_owned()).collect());
     }
 
+    /// All rows, the first of which are the heads.
+    pub(crate) fn rows(&self) -> &[Vec<String>] {
+        &self.rows
+    }
+
     /// The table with its first `left` columns aligned to the left and the others to the right.
     pub(crate) fn left(&self, left: usize) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);

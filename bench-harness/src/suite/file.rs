@@ -40,7 +40,7 @@ pub(crate) struct Suite {
     pub(super) threads: Vec<u16>,
     /// What links carry; none at all if nothing is to be sent.
     #[serde(default)]
-    pub(super) links: Vec<NamedWay>,
+    pub(super) links: Vec<Way>,
     /// Seconds that a case on a link may take before it is run once only, or, where the link alone decides, calculated.
     #[serde(default = "longest")]
     pub(super) longest: f64,
@@ -74,19 +74,6 @@ impl Corpus {
     /// All files that it names.
     pub(super) fn files(&mut self) -> impl Iterator<Item = &mut PathBuf> {
         std::iter::once(&mut self.memory).chain(&mut self.references).chain(&mut self.rounds)
-    }
-}
-
-/// A link in a suite's words.
-#[derive(Clone, Copy, Debug, PartialEq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct NamedWay(pub(super) Way);
-
-impl TryFrom<String> for NamedWay {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse().map(NamedWay)
     }
 }
 

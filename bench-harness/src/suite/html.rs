@@ -10,7 +10,7 @@ use plotters::prelude::*;
 use super::result::{CorpusRun, Line, SuiteResult};
 use crate::contender::{Named, Nature};
 use crate::human;
-use crate::report::Report;
+use crate::report::{Report, Table};
 
 const SIZE: (u32, u32) = (960, 460);
 /// Colours that differ also for those who see few.
@@ -133,8 +133,9 @@ fn section(html: &mut String, run: &CorpusRun) -> Result<()> {
             "A guest that runs: bytes of each round, the whole guest first and then each time the pages that had changed.",
         )?;
     }
-    whole(html, run)?;
-    ends(html, run)?;
+    for of in [run.whole_table(), run.ends_table()].into_iter().flatten() {
+        table(html, &of)?;
+    }
     if !run.links().is_empty() {
         figure(
             html,
@@ -147,44 +148,13 @@ fn section(html: &mut String, run: &CorpusRun) -> Result<()> {
     Ok(())
 }
 
-fn whole(html: &mut String, run: &CorpusRun) -> Result<()> {
-    if run.contenders.iter().all(|line| line.whole.is_none()) {
-        return Ok(());
-    }
-    *html += "<table><tr><th>as a program of its own<th>seconds, page cache warm<th>cold<th>read from storage<th>peak memory";
-    for line in &run.contenders {
-        if let Some(whole) = &line.whole {
-            write!(
-                html,
-                "<tr><td>{}<td>{}<td>{}<td>{}<td>{}",
-                escape(&line.contender),
-                human::number(whole.warm.wall),
-                human::number(whole.cold.wall),
-                human::bytes(whole.cold_storage_bytes),
-                human::bytes(whole.peak_anonymous_bytes)
-            )?;
-        }
-    }
-    *html += "</table>";
-    Ok(())
-}
-
-fn ends(html: &mut String, run: &CorpusRun) -> Result<()> {
-    if run.contenders.iter().all(|line| line.ends.is_none()) {
-        return Ok(());
-    }
-    *html += "<table><tr><th>over loopback, QEMU's own figures<th>total s<th>downtime s<th>source CPU s<th>destination CPU s";
-    for line in &run.contenders {
-        if let Some(ends) = line.ends {
-            write!(
-                html,
-                "<tr><td>{}<td>{}<td>{}<td>{}<td>{}",
-                escape(&line.contender),
-                human::number(ends.total_seconds),
-                human::number(ends.downtime_seconds),
-                human::number(ends.sender_cpu_seconds),
-                human::number(ends.receiver_cpu_seconds)
-            )?;
+/// A table as it is in the text, its first row heads.
+fn table(html: &mut String, table: &Table) -> Result<()> {
+    *html += "<table>";
+    for (number, row) in table.rows().iter().enumerate() {
+        *html += "<tr>";
+        for cell in row {
+            write!(html, "<{}>{}", if number == 0 { "th" } else { "td" }, escape(cell))?;
         }
     }
     *html += "</table>";

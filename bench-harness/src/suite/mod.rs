@@ -41,7 +41,7 @@ pub(crate) fn list() -> Result<()> {
     for (name, _) in BUILT_IN {
         let suite = Suite::load(name, None)?;
         text += &format!("{name}: {}\n", suite.about);
-        let links: Vec<String> = suite.links.iter().map(|link| link.0.to_string()).collect();
+        let links: Vec<String> = suite.links.iter().map(Way::to_string).collect();
         let names: Vec<String> = suite.contenders.iter().map(Named::to_string).collect();
         text += &format!("    contenders: {}\n", names.join("; "));
         text += &format!("    links: {}\n", if links.is_empty() { "none".into() } else { links.join(", ") });
@@ -77,9 +77,6 @@ pub(crate) fn run(args: &SuiteArgs, run: &Run) -> Result<()> {
                 .to_owned(),
         );
     }
-    if let Some(gpu) = &gpu {
-        notes.push(format!("the GPU is {}", gpu.adapter().name));
-    }
     let bench = Bench { suite: &suite, scratch: scratch.path(), gpu: gpu.as_ref(), run };
     let ended = bench.corpora(args, &mut result);
     result.interrupted = matches!(&ended, Err(error) if is_interrupted(error));
@@ -87,7 +84,7 @@ pub(crate) fn run(args: &SuiteArgs, run: &Run) -> Result<()> {
         ended?;
     }
     let goals: Vec<Goal> = result.runs.iter().flat_map(checks::goals).collect();
-    let mut report = Report::new("run", provenance, result);
+    let mut report = Report::new("run", provenance.with_gpu(gpu.as_ref()), result);
     report.notes = notes;
     report.goals = goals;
     report.synthetic = report.result.runs.iter().find_map(|run| run.synthetic.clone());
@@ -180,19 +177,24 @@ impl Bench<'_> {
         self.run.check()?;
         let level = Level::from_env().map_err(|error| Problem::Usage(error.to_string()))?;
         refuse_packed(&corpus.memory)?;
-        // Before anything is mapped here: the system keeps in its cache what is.
-        let whole = if self.suite.whole { self.whole(corpus, threads, level)? } else { Vec::new() };
         let subject = Subject::open(&corpus.memory, Mapping::Kept, threads, level, self.scratch)?;
         let (pages, bytes) = (subject.image().page_count(), subject.image().file_len());
         if pages == 0 {
             let text = format!("{} holds no pages", corpus.memory.display());
             return Err(Problem::Usage(text).into());
         }
-        let data_bytes = warm(subject.image().path().unwrap_or(&corpus.memory))?;
+        let memory = subject.image().path().unwrap_or(&corpus.memory);
+        let data_bytes = warm(memory)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         let references =
             pool.install(|| References::build(&corpus.references, self.scratch, pages, level, self.run))?;
         drop(pool);
+        // Before any page is touched through a mapping of this process: the system keeps those in its cache.
+        let whole = if self.suite.whole { self.whole(corpus, &references, threads)? } else { Vec::new() };
+        if self.suite.whole {
+            warm(memory)?;
+            references.paths.iter().try_for_each(|path| warm(path).map(drop))?;
+        }
         let image = Image { format: subject.image().layout().format().name(), bytes, pages, data_bytes };
         let mut run = CorpusRun {
             corpus: corpus.name.clone(),
@@ -217,19 +219,18 @@ impl Bench<'_> {
     }
 
     /// Every contender as a program of its own, by name.
-    fn whole(&self, corpus: &Corpus, threads: usize, level: Level) -> Result<Vec<(String, Whole)>> {
-        let scratch = tempfile::tempdir_in(self.scratch).context("cannot make a folder in --scratch")?;
-        let pages =
-            Subject::open(&corpus.memory, Mapping::Fresh, threads, level, self.scratch)?.image().page_count();
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
-        let references =
-            pool.install(|| References::build(&corpus.references, scratch.path(), pages, level, self.run))?;
+    fn whole(
+        &self,
+        corpus: &Corpus,
+        references: &References,
+        threads: usize,
+    ) -> Result<Vec<(String, Whole)>> {
         let steps = Steps::new(self.suite.contenders.len() as u64);
         let mut measured = Vec::new();
         for name in &self.suite.contenders {
             self.run.check()?;
             steps.now(format!("{}: whole program: {name}", corpus.name));
-            let whole = Whole::measure(name, &corpus.memory, &references, threads, self.scratch);
+            let whole = Whole::measure(name, &corpus.memory, references, threads, self.scratch);
             if let Some(whole) = whole.with_context(|| name.to_string())? {
                 measured.push((name.to_string(), whole));
             }
@@ -279,15 +280,15 @@ impl Bench<'_> {
             }
         }
         for link in links {
-            if let Some(why) = link.0.missing() {
-                run.absent.push(format!("{}: {why}", link.0));
+            if let Some(why) = link.missing() {
+                run.absent.push(format!("{link}: {why}"));
                 continue;
             }
             for round in 0..*repeats {
                 for running in all.iter_mut() {
                     self.run.check()?;
-                    steps.now(format!("{}: {}, round {}: {}", run.corpus, link.0, round + 1, running.name));
-                    running.send(subject, link.0, round, self.suite.longest)?;
+                    steps.now(format!("{}: {}, round {}: {}", run.corpus, link, round + 1, running.name));
+                    running.send(subject, *link, round, self.suite.longest)?;
                     steps.done();
                 }
             }
@@ -349,12 +350,7 @@ impl Running {
         if round > 0 {
             self.line.links.pop();
         }
-        let written = match (link.written(), link.cable()) {
-            // A program that connected itself.
-            (0, Some(cable)) => cable.sent()?,
-            (written, _) => written,
-        };
-        let on = OnLink::measured(way, &self.costs, written, guest, subject.threads);
+        let on = OnLink::measured(way, &self.costs, link.carried()?, guest, subject.threads);
         self.line.links.extend(on.map(|on| OnLink { ends: self.contender.ends(), ..on }));
         Ok(())
     }

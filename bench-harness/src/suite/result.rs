@@ -184,9 +184,9 @@ impl CorpusRun {
             ]);
         }
         text += &format!("\n{}", sizes.left(1));
-        text += &self.describe_ends();
-        text += &self.describe_whole();
-        text += &self.describe_rounds();
+        for table in [self.ends_table(), self.whole_table(), self.rounds_table()].into_iter().flatten() {
+            text += &format!("\n{}", table.left(1));
+        }
         let links = self.links();
         if !links.is_empty() {
             let mut heads = vec!["seconds to move it"];
@@ -213,73 +213,61 @@ impl CorpusRun {
 }
 
 impl CorpusRun {
-    fn describe_ends(&self) -> String {
+    /// What QEMU says; `None` where nobody has two ends.
+    pub(super) fn ends_table(&self) -> Option<Table> {
         let heads = ["QEMU's own figures", "total s", "downtime s", "source CPU s", "destination CPU s"];
-        let mut table = Table::new(&heads);
-        for line in &self.contenders {
-            if let Some(ends) = line.ends {
-                let numbers = [
-                    ends.total_seconds,
-                    ends.downtime_seconds,
-                    ends.sender_cpu_seconds,
-                    ends.receiver_cpu_seconds,
-                ];
-                let mut row = vec![line.contender.clone()];
-                row.extend(numbers.map(human::number));
-                table.row(&row);
-            }
-        }
-        if self.contenders.iter().any(|line| line.ends.is_some()) {
-            format!("\n{}", table.left(1))
-        } else {
-            String::new()
-        }
-    }
-
-    fn describe_whole(&self) -> String {
-        let mut table =
-            Table::new(&["whole program", "warm s", "cold s", "read from storage", "peak memory"]);
-        for line in &self.contenders {
-            if let Some(whole) = &line.whole {
-                table.row(&[
-                    line.contender.clone(),
-                    human::number(whole.warm.wall),
-                    human::number(whole.cold.wall),
-                    human::bytes(whole.cold_storage_bytes),
-                    human::bytes(whole.peak_anonymous_bytes),
-                ]);
-            }
-        }
-        if self.contenders.iter().any(|line| line.whole.is_some()) {
-            format!("\n{}", table.left(1))
-        } else {
-            String::new()
-        }
-    }
-
-    fn describe_rounds(&self) -> String {
-        let Some(most) = self.contenders.iter().map(|line| &line.rounds).max_by_key(|rounds| rounds.len())
-        else {
-            return String::new();
+        let row = |line: &Line| {
+            let ends = line.ends?;
+            let numbers = [
+                ends.total_seconds,
+                ends.downtime_seconds,
+                ends.sender_cpu_seconds,
+                ends.receiver_cpu_seconds,
+            ];
+            Some(numbers.map(human::number).into())
         };
-        if most.is_empty() {
-            return String::new();
-        }
+        self.table(&heads, row)
+    }
+
+    /// What whole programs took; `None` where a suite does not ask.
+    pub(super) fn whole_table(&self) -> Option<Table> {
+        let heads = ["whole program", "warm s", "cold s", "read from storage", "peak memory"];
+        let row = |line: &Line| {
+            let whole = line.whole?;
+            Some(vec![
+                human::number(whole.warm.wall),
+                human::number(whole.cold.wall),
+                human::bytes(whole.cold_storage_bytes),
+                human::bytes(whole.peak_anonymous_bytes),
+            ])
+        };
+        self.table(&heads, row)
+    }
+
+    /// Rounds of a guest that runs; `None` without any.
+    fn rounds_table(&self) -> Option<Table> {
+        let most = self.contenders.iter().map(|line| &line.rounds).max_by_key(|rounds| rounds.len())?;
         let changed: Vec<String> =
-            most[1..].iter().map(|round| format!("{} changed", human::count(round.pages))).collect();
+            most.iter().skip(1).map(|round| format!("{} changed", human::count(round.pages))).collect();
         let mut heads = vec!["live: bytes (seconds)", "all pages"];
         heads.extend(changed.iter().map(String::as_str));
-        let mut table = Table::new(&heads);
-        for line in self.contenders.iter().filter(|line| !line.rounds.is_empty()) {
-            let mut row = vec![line.contender.clone()];
-            row.extend(
-                line.rounds.iter().map(|round| {
-                    format!("{} ({})", human::count(round.bytes), human::number(round.cost.wall))
-                }),
-            );
-            table.row(&row);
+        let cell =
+            |round: &Round| format!("{} ({})", human::count(round.bytes), human::number(round.cost.wall));
+        let row = |line: &Line| (!line.rounds.is_empty()).then(|| line.rounds.iter().map(cell).collect());
+        self.table(&heads, row)
+    }
+
+    /// A row for each contender that has one; `None` if none has.
+    fn table(&self, heads: &[&str], row: impl Fn(&Line) -> Option<Vec<String>>) -> Option<Table> {
+        let mut table = Table::new(heads);
+        let mut any = false;
+        for line in &self.contenders {
+            if let Some(cells) = row(line) {
+                table.row(&[vec![line.contender.clone()], cells].concat());
+                any = true;
+            }
         }
-        format!("\n{}", table.left(1))
+        any.then_some(table)
     }
 }
 

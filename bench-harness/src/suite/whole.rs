@@ -1,21 +1,20 @@
 //! A contender as a program of its own: what opening and starting cost, the peak of its memory, and all of it once more with its files not
 //! in the page cache.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use mig_engine::Level;
-use mig_engine::reference::DiskImage;
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::{Deserialize, Serialize};
 
-use crate::cli::{Mapping, WholeChildArgs};
+use crate::cli::{BuiltArgs, Mapping, WholeChildArgs};
 use crate::contender::{Chosen, Named, Nature, Subject};
 use crate::measure::{Cost, timed_all};
+use crate::peak::answer;
 use crate::peak::child::watch;
-use crate::references::References;
+use crate::references::{References, evict};
 use crate::run::Run;
 
 /// Of one run each.
@@ -58,13 +57,9 @@ impl Whole {
         let run = || -> Result<Option<Said>> {
             let mut command = Command::new(std::env::current_exe()?);
             command.arg("whole-child").arg(name.to_string()).arg(image).arg("--scratch").arg(scratch);
-            for (reference, index) in references.paths.iter().zip(&references.indexes) {
-                command.arg("--reference").arg(reference).arg("--index").arg(index);
-            }
+            references.tell(&mut command);
             command.args(["--threads", &threads.to_string()]);
-            let output = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output()?;
-            ensure!(output.status.success(), "the process for it ended with {}", output.status);
-            Ok(serde_json::from_slice(&output.stdout)?)
+            answer(command)
         };
         let Some(warm) = run()? else { return Ok(None) };
         for path in std::iter::once(image).chain(references.paths.iter().map(AsRef::as_ref)) {
@@ -79,22 +74,6 @@ impl Whole {
             peak_anonymous_bytes: warm.anonymous_bytes.max(cold.anonymous_bytes),
         }))
     }
-}
-
-/// Drops a file, and the files that it is made of, from the page cache, as far as nobody maps them.
-fn evict(path: &Path) -> Result<()> {
-    let disk = DiskImage::open(path).ok();
-    let mut files: Vec<&Path> = disk.iter().flat_map(DiskImage::files).collect();
-    if files.is_empty() {
-        files.push(path);
-    }
-    for path in files {
-        let file = File::open(path)?;
-        // What was not written yet would stay.
-        file.sync_all()?;
-        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-    }
-    Ok(())
 }
 
 /// The process: packs once and says how that went; `null` if the contender can't be measured here.
@@ -112,8 +91,8 @@ fn pack(args: &WholeChildArgs, run: &Run) -> Result<bool> {
     let scratch = args.scratch.folder();
     let subject =
         Subject::open(&args.image, Mapping::Kept, args.threads.count(), Level::from_env()?, &scratch)?;
-    let references =
-        References { paths: args.references.clone(), indexes: args.indexes.clone(), ..References::default() };
+    let BuiltArgs { references: paths, indexes } = args.built.clone();
+    let references = References { paths, indexes, ..References::default() };
     match args.contender.choose(&subject, &references, None, run)? {
         Chosen::Here(mut contender) => contender.pack(&subject).map(|_| true),
         Chosen::NotHere(_) => Ok(false),

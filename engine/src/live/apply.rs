@@ -20,7 +20,7 @@ use crate::format::wire::Input;
 use crate::pipeline::{self, Steps};
 use crate::progress::Cancel;
 use crate::refs::Reference;
-use crate::unpack::{DecodeLimits, OpaqueStore, check_opaque, read_opaque, read_plain};
+use crate::unpack::{DecodeLimits, FileStore, OpaqueStore, check_opaque, read_opaque, read_plain};
 
 /// A frame that has come in, or what is wrong with it.
 #[derive(Debug)]
@@ -70,6 +70,13 @@ pub trait Destination: PageStore + OpaqueStore {
     /// As for [`piece`](Self::piece).
     fn block(&self, _pages: &ParsedBlock) -> Result<(), DecodeError> {
         Ok(())
+    }
+}
+
+/// An image: it has nothing but pages and the bytes between them, so a piece is an error.
+impl Destination for FileStore {
+    fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
+        Err(DecodeError::Invalid { field: "stream", why: "a piece, in an image file" })
     }
 }
 

@@ -139,6 +139,17 @@ pub(crate) fn make_fifo(path: &Path) {
     assert!(status.success());
 }
 
+/// Whether file systems can be mounted here, in namespaces; says so where not.
+pub(crate) fn has_mounts() -> bool {
+    let tried = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "none", "/mnt"]).output();
+    let can = tried.is_ok_and(|output| output.status.success());
+    if !can {
+        assert!(!requires("mounts"), "MIG_REQUIRE names mounts: unshare -rm mount does not work");
+        eprintln!("not tested here: unshare -rm mount does not work");
+    }
+    can
+}
+
 /// Whether a test must not be left out for want of something: `MIG_REQUIRE` is a list of names.
 pub(crate) fn requires(what: &str) -> bool {
     std::env::var("MIG_REQUIRE").unwrap_or_default().split(',').any(|name| name == what)
