@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use mig_simd::Level;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -17,6 +18,7 @@ use crate::format::index::{End, IndexEntry, read_index};
 use crate::format::wire::Input;
 use crate::format::{Header, limits};
 use crate::image::{ImageFormat, ImageLayout, ImageWriter, WriteAs};
+use crate::live::bits::Bits;
 use crate::pack::default_threads;
 use crate::page::PAGE_SIZE;
 use crate::pending::Pending;
@@ -394,6 +396,8 @@ pub struct FileStore {
     writer: ImageWriter,
     /// Pages that the file has no place for, since later ones may refer to them: at page number times 4096.
     left_out: Option<File>,
+    /// Pages that were written, where pages may come again.
+    written: Option<Mutex<Bits>>,
 }
 
 impl FileStore {
@@ -416,7 +420,13 @@ impl FileStore {
         } else {
             None
         };
-        Ok(FileStore { writer, left_out })
+        Ok(FileStore { writer, left_out, written: None })
+    }
+
+    /// Pages may come again, as in the rounds of a session, and be zero then.
+    pub fn for_rounds(mut self) -> Self {
+        self.written = Some(Mutex::default());
+        self
     }
 
     /// The writer, to ask what it leaves out.
@@ -439,12 +449,23 @@ impl PageStore for FileStore {
                 }
             }
         }
-        self.writer.write_pages(first_page, bytes)
+        self.writer.write_pages(first_page, bytes)?;
+        if let Some(written) = &self.written {
+            let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
+            (first_page..).take(bytes.len() / PAGE_SIZE).for_each(|page| {
+                written.insert(page);
+            });
+        }
+        Ok(())
     }
 
-    fn write_zero(&self, _: u64, _: u64) -> io::Result<()> {
+    fn write_zero(&self, first_page: u64, pages: u64) -> io::Result<()> {
         // The file was empty, and a file stream has each page once.
-        Ok(())
+        let Some(written) = &self.written else { return Ok(()) };
+        let is_written = |&page: &u64| written.lock().unwrap_or_else(PoisonError::into_inner).contains(page);
+        (first_page..first_page + pages)
+            .filter(is_written)
+            .try_for_each(|page| self.write(page, &[0; PAGE_SIZE]))
     }
 
     fn read(&self, page: u64, offset: usize, out: &mut [u8]) -> io::Result<()> {

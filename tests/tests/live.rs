@@ -3,20 +3,22 @@
 //! The slow decoder reads each session, too, and must come to the same memory.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read, Seek};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 use mig_engine::gpu::Beside;
+use mig_engine::image::WriteAs;
 use mig_engine::live::{
     self, Applied, Arrival, Arrivals, Batched, Choice, Destination, Encoder, FlatFile, Have, InMemory,
     LastSent, OutFrame, Rounds, Setup,
 };
 use mig_engine::{
-    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, Frame, FrameRead, FrameReader, Header, How,
-    ImageFormat, ImageLayout, OpaqueStore, PageSet, PageStore, Reach, Reference,
+    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, Frame, FrameRead, FrameReader, Header,
+    How, ImageFormat, ImageLayout, OpaqueStore, PageSet, PageStore, Reach, Reference,
 };
 use mig_tests::engine::{self, References, level, open_image};
+use mig_tests::guests::linux::{self, Size};
 use mig_tests::handmade::Random;
 use mig_tests::reference::{self, PAGE, Rules};
 use mig_tests::{compare, sample};
@@ -491,4 +493,74 @@ fn what_is_there_is_only_named() {
     let (applied, memory) = apply(&stream, &vec![0; there.len()]);
     applied.unwrap();
     compare::same_bytes("memory", &memory, sample::memory()).unwrap();
+}
+
+/// A block may leave pages for later ones: each is brought once, whoever counts them.
+#[test]
+fn all_pages_are_brought_once() {
+    let linux = linux::guest(Size::SMALL);
+    let image = open_image(&linux.memory);
+    let (guest, references) = live::read_image(&image, &[], None, &Cancel::new()).unwrap();
+    let worker = CpuWorker { level: level() };
+    let header = Header::new(image.layout().clone(), Effort::Fast, 512, Vec::new());
+    let setup = Setup { header, guest: guest.as_ref(), ..setup(&references, &worker) };
+    let mut encoder = Encoder::new(setup).unwrap();
+    let (mut brought, mut named) = (0, 0);
+    let mut sink = |frame: OutFrame<'_>| {
+        brought += frame.delivers();
+        named += frame.pages().map_or(0, PageSet::len);
+        Ok(())
+    };
+    encoder.image(&image, None, &always(Effort::Fast), &mut sink).unwrap();
+    assert_eq!(brought, image.page_count());
+    assert!(named > brought + 100, "{named} pages named, {brought} brought: none was left for later");
+}
+
+/// An image file, whose zero pages are holes, takes rounds in which pages have become zero, and what is like them.
+#[test]
+fn an_image_file_takes_pages_that_have_become_zero() {
+    let worker = CpuWorker { level: level() };
+    let mut encoder = Encoder::new(setup(&[], &worker)).unwrap();
+    let mut past = InMemory::new(u64::MAX);
+    let mut guest = Guest { memory: sample::memory().to_vec(), random: Random::new(6) };
+    let mut stream = Vec::new();
+    write(&mut stream, &encoder.header());
+    for round in 0..3 {
+        let pages = match round {
+            0 => set(0..PAGES),
+            1 => set(100..400),
+            _ => set(200..300),
+        };
+        for page in pages.ranges().flatten() {
+            match round {
+                1 => guest.page(page).fill(0),
+                // A page that was zero is nearly the one that the file had before.
+                2 => {
+                    let old = sample::page(sample::memory(), page as usize).to_vec();
+                    guest.page(page).copy_from_slice(&old);
+                    guest.scribble(page);
+                }
+                _ => {}
+            }
+        }
+        let bytes = guest.capture(&pages);
+        let mut sink = |frame: OutFrame<'static>| {
+            write(&mut stream, &frame);
+            Ok(())
+        };
+        encoder.batch(round, &pages, &bytes, &mut past, &always(Effort::Balanced), &mut sink).unwrap();
+    }
+    write(&mut stream, &encoder.end());
+    let mut frames = FrameReader::new(stream.as_slice(), 1 << 28);
+    let first = frames.read_frame().unwrap().unwrap();
+    let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+    let folder = std::env::temp_dir();
+    let file = tempfile::tempfile_in(&folder).unwrap();
+    let store = FileStore::new(file, &header.layout, WriteAs::Same, &folder).unwrap().for_rounds();
+    live::apply_file(&header, &[], level(), &store, frames, &Cancel::new()).unwrap();
+    let mut found = Vec::new();
+    let mut file = store.into_file();
+    file.rewind().unwrap();
+    file.read_to_end(&mut found).unwrap();
+    compare::same_bytes("the file", &found, &guest.memory).unwrap();
 }

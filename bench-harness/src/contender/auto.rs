@@ -102,11 +102,10 @@ impl<'l> Driver<'l> {
     }
 
     fn coded(&self, frame: &OutFrame<'_>) {
-        let (Some(pages), Some(stats)) = (frame.pages(), frame.stats()) else { return };
-        let pages = pages.len() - stats.pages[Settled::Later.kind()];
+        let Some(stats) = frame.stats() else { return };
         let residual = stats.pages[Settled::Residual.kind()];
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.controller.block(frame.effort(), pages, residual, frame.len());
+        state.controller.block(frame.effort(), frame.delivers(), residual, frame.len());
     }
 
     fn choose(&self) -> Choice {

@@ -83,7 +83,7 @@ impl Session {
         let header = live::read_header(&first, DecodeLimits::default())?;
         let resolved = self.references.resolve(&header)?;
         let (file, layout) = (subject.scratch_file()?, subject.image().layout());
-        let store = FileStore::new(file, layout, WriteAs::Same, &subject.scratch)?;
+        let store = FileStore::new(file, layout, WriteAs::Same, &subject.scratch)?.for_rounds();
         let applied = live::apply_file(&header, &resolved, subject.level, &store, frames, &self.cancel)?;
         Ok((applied, store.into_file()))
     }

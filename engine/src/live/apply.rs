@@ -73,7 +73,8 @@ pub trait Destination: PageStore + OpaqueStore {
     }
 }
 
-/// An image: it has nothing but pages and the bytes between them, so a piece is an error.
+/// An image: it has nothing but pages and the bytes between them, so a piece is an error. For a session in rounds it must be a store
+/// [`for_rounds`](FileStore::for_rounds).
 impl Destination for FileStore {
     fn piece(&self, _: &[u8]) -> Result<(), DecodeError> {
         Err(DecodeError::Invalid { field: "stream", why: "a piece, in an image file" })

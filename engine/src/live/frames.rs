@@ -62,6 +62,11 @@ impl<'a> OutFrame<'a> {
         self.block().map(CodedBlock::pages)
     }
 
+    /// Number of pages that it brings: none but a block brings any, and a block may leave some for later ones.
+    pub fn delivers(&self) -> u64 {
+        self.block().map_or(0, CodedBlock::delivers)
+    }
+
     /// What a block's pages turned out to be.
     pub fn stats(&self) -> Option<&BlockStats> {
         self.block().map(CodedBlock::stats)

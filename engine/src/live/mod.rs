@@ -18,7 +18,7 @@
 
 mod apply;
 mod batch;
-mod bits;
+pub(crate) mod bits;
 mod encoder;
 mod flat;
 mod frames;

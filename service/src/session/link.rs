@@ -111,13 +111,10 @@ impl Link {
 
     /// Takes note of a frame that was coded.
     pub fn coded(&self, frame: &OutFrame<'_>) {
-        let (Some(pages), Some(stats), false) = (frame.pages(), frame.stats(), frame.is_kept()) else {
-            return;
-        };
+        let (Some(stats), false) = (frame.stats(), frame.is_kept()) else { return };
         let residual = stats.pages[Settled::Residual.kind()];
         // Pages that come later are counted when they come.
-        let pages = pages.len() - stats.pages[Settled::Later.kind()];
-        lock(&self.state).controller.block(frame.effort(), pages, residual, frame.len());
+        lock(&self.state).controller.block(frame.effort(), frame.delivers(), residual, frame.len());
     }
 
     /// How the next block is to be made.

@@ -216,7 +216,7 @@ impl Watch for Watcher<'_> {
 #[derive(Debug, Default)]
 pub(super) struct Account {
     tally: Mutex<Tally>,
-    /// Sequence and pages, of frames that are not acknowledged.
+    /// Sequence and pages that they bring, of frames that are not acknowledged.
     frames: Mutex<std::collections::VecDeque<(u64, u64)>>,
     verified: std::sync::atomic::AtomicU64,
 }
@@ -224,8 +224,7 @@ pub(super) struct Account {
 impl Account {
     pub(super) fn add(&self, frame: &mig_engine::live::OutFrame<'_>) {
         lock(&self.tally).add(frame);
-        let pages = frame.pages().map_or(0, mig_engine::PageSet::len);
-        lock(&self.frames).push_back((frame.sequence(), pages));
+        lock(&self.frames).push_back((frame.sequence(), frame.delivers()));
     }
 
     pub(super) fn tally(&self) -> Tally {
