@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::{self, Bytes};
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -81,9 +82,14 @@ impl From<Refused> for Refusal {
     }
 }
 
+/// A request's body, if it came whole and is not too large.
+type Body = Result<Bytes, BytesRejection>;
+
 /// A body, or what is wrong with it.
-fn read<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::wrong(error.to_string()))
+fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+    let body =
+        body.map_err(|rejection| Refusal::new(rejection.status(), Failure::Usage, rejection.body_text()))?;
+    serde_json::from_slice(&body).map_err(|error| Refusal::wrong(error.to_string()))
 }
 
 /// Does what may take long, such as removing a large file or looking at one that is far away.
@@ -130,8 +136,8 @@ pub struct Status {
     (status = BAD_REQUEST, body = Reason), (status = CONFLICT, body = Reason),
     (status = TOO_MANY_REQUESTS, body = Reason), (status = SERVICE_UNAVAILABLE, body = Reason),
 ))]
-async fn start(State(running): Daemon, body: Bytes) -> Result<(StatusCode, Json<Migration>), Refusal> {
-    let start = read(&body)?;
+async fn start(State(running): Daemon, body: Body) -> Result<(StatusCode, Json<Migration>), Refusal> {
+    let start = read(body)?;
     let entry = blocking(move || running.daemon().begin(start)).await??;
     Ok((StatusCode::CREATED, Json(entry.migration())))
 }
@@ -191,7 +197,7 @@ async fn events(State(running): Daemon, Path(id): Path<String>) -> Result<Respon
             }
         }
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body::Body::from_stream(lines)).into_response())
 }
 
 /// List destinations that were prepared
@@ -204,11 +210,11 @@ async fn destinations(State(running): Daemon) -> Json<BTreeMap<String, Destinati
 #[utoipa::path(put, path = "/v1/destinations/{vm}", params(("vm" = String, Path)), request_body = Destination, responses(
     (status = NO_CONTENT), (status = BAD_REQUEST, body = Reason),
 ))]
-async fn prepare(State(running): Daemon, Path(vm): Path<String>, body: Bytes) -> Result<StatusCode, Refusal> {
+async fn prepare(State(running): Daemon, Path(vm): Path<String>, body: Body) -> Result<StatusCode, Refusal> {
     if !is_vm_name(&vm) {
         return Err(Refusal::wrong(format!("{vm:?} is no name of a VM")));
     }
-    running.daemon().vms.prepare(&vm, read(&body)?)?.map_err(Refusal::wrong)?;
+    running.daemon().vms.prepare(&vm, read(body)?)?.map_err(Refusal::wrong)?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -285,7 +291,11 @@ pub fn control(running: Arc<Running>) -> Router {
     let (router, document) = routed().split_for_parts();
     let router = router.route("/v1/openapi.json", get(|| async { Json(document) }));
     let fallback = || async { Refusal::unknown("such path; /v1/openapi.json has those that there are") };
-    router.fallback(fallback).with_state(running)
+    let wrong_method = || async {
+        let message = "that path takes other methods; /v1/openapi.json has them";
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, Failure::Usage, message)
+    };
+    router.fallback(fallback).method_not_allowed_fallback(wrong_method).with_state(running)
 }
 
 /// What the API looks like, as OpenAPI.

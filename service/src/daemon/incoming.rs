@@ -192,6 +192,11 @@ impl Host for Gate {
         decided
     }
 
+    /// A VM whose disk is slow to open holds up no other.
+    fn turn<'p>(&self, proposal: &'p Proposal) -> &'p str {
+        &proposal.vm
+    }
+
     fn ended(&self, session: &Incoming, outcome: &Outcome) {
         let Some(Held { entry, vm, prepared, slot }) = lock(&self.held).remove(&session.proposal.session)
         else {

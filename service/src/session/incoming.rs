@@ -27,12 +27,16 @@ pub type Open<'o> = &'o dyn Fn() -> Vec<Arc<Incoming>>;
 
 /// Decides about migrations that come in.
 pub trait Host: Send + Sync + 'static {
-    /// Takes or refuses one; one at a time is asked about. `open` gives those that are open at that moment.
+    /// Takes or refuses one; of those with the same [`turn`](Self::turn), one at a time is asked about. `open` gives those that are open
+    /// at that moment.
     ///
     /// # Errors
     ///
     /// The refusal to answer with.
     fn admit(&self, peer: &Peer, proposal: &Proposal, open: Open<'_>) -> Result<Admitted, Refusal>;
+
+    /// What only one can be admitted to at a time.
+    fn turn<'p>(&self, proposal: &'p Proposal) -> &'p str;
 
     /// Takes note of the end of one that was admitted.
     fn ended(&self, session: &Incoming, outcome: &Outcome);

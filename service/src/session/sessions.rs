@@ -1,7 +1,7 @@
 //! All sessions of a receiver, and which connection belongs to which.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 
 use mig_engine::EncodeError;
@@ -16,8 +16,48 @@ use crate::wire::{Accepted, Channel, Code, Kind, Message, Peer};
 pub struct Sessions<H> {
     host: H,
     open: Mutex<HashMap<String, Arc<Incoming>>>,
-    /// Held while one is admitted.
-    admitting: Mutex<()>,
+    admitting: Admitting,
+}
+
+/// Admissions under way: opening what one may refer to can take long, and others need not wait for that.
+#[derive(Debug, Default)]
+struct Admitting {
+    now: Mutex<Vec<Turn>>,
+    ended: Condvar,
+}
+
+/// The session that is being admitted, and whose turn it is: see [`Host::turn`].
+#[derive(Clone, Debug, PartialEq)]
+struct Turn {
+    session: String,
+    of: String,
+}
+
+/// An admission under way, until it is dropped.
+struct Admission<'a> {
+    all: &'a Admitting,
+    turn: Turn,
+}
+
+impl Admitting {
+    /// Waits for its turn; `None` if a session of that name is being admitted in another.
+    fn begin(&self, session: &str, of: &str) -> Option<Admission<'_>> {
+        let turn = Turn { session: session.to_owned(), of: of.to_owned() };
+        let taken = |now: &mut Vec<Turn>| now.iter().any(|other| other.of == turn.of);
+        let mut now = self.ended.wait_while(lock(&self.now), taken).unwrap_or_else(PoisonError::into_inner);
+        if now.iter().any(|other| other.session == turn.session) {
+            return None;
+        }
+        now.push(turn.clone());
+        Some(Admission { all: self, turn })
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        lock(&self.all.now).retain(|turn| *turn != self.turn);
+        self.all.ended.notify_all();
+    }
 }
 
 impl<H> std::fmt::Debug for Sessions<H> {
@@ -29,7 +69,7 @@ impl<H> std::fmt::Debug for Sessions<H> {
 impl<H: Host> Sessions<H> {
     /// None yet; `host` decides about new ones.
     pub fn new(host: H) -> Arc<Self> {
-        Arc::new(Sessions { host, open: Mutex::default(), admitting: Mutex::default() })
+        Arc::new(Sessions { host, open: Mutex::default(), admitting: Admitting::default() })
     }
 
     /// Who decides.
@@ -75,8 +115,8 @@ impl<H: Host> Sessions<H> {
 
     fn admit(self: &Arc<Self>, peer: Peer, proposal: Proposal) -> Result<Arc<Incoming>, Refusal> {
         proposal.check()?;
-        let _one_at_a_time = lock(&self.admitting);
-        if lock(&self.open).contains_key(&proposal.session) {
+        let admission = self.admitting.begin(&proposal.session, self.host.turn(&proposal));
+        if admission.is_none() || lock(&self.open).contains_key(&proposal.session) {
             return Err(Refusal::new(Code::Protocol, "a session of that name is open"));
         }
         let admitted = self.host.admit(&peer, &proposal, &|| self.open())?;
@@ -121,5 +161,35 @@ fn refuse(channel: &Channel, refusal: &Refusal) {
 impl From<EncodeError> for Refusal {
     fn from(error: EncodeError) -> Self {
         Refusal::new(Code::Internal, error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn admissions_wait_for_their_turn_and_for_nobody_elses() {
+        let admitting = Admitting::default();
+        let first = admitting.begin("1", "desktop");
+        assert!(first.is_some());
+        // Another's turn is its own, but a name is one session's.
+        assert!(admitting.begin("2", "other").is_some());
+        assert!(admitting.begin("1", "other").is_none());
+        let (begun, is_begun) = channel();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let second = admitting.begin("3", "desktop");
+                begun.send(second.is_some()).unwrap();
+            });
+            assert!(is_begun.recv_timeout(Duration::from_millis(100)).is_err(), "it did not wait");
+            drop(first);
+            assert!(is_begun.recv().unwrap());
+        });
+        assert!(lock(&admitting.now).is_empty());
+        assert!(admitting.begin("1", "desktop").is_some());
     }
 }

@@ -152,6 +152,11 @@ impl Host for Waiter {
         target.admit(proposal, given, receiving, cancel.clone())
     }
 
+    /// There is but one destination, whatever the VM is called.
+    fn turn<'p>(&self, _: &'p Proposal) -> &'p str {
+        ""
+    }
+
     fn ended(&self, _: &Incoming, outcome: &Outcome) {
         // One that was replaced by another is not the end.
         if matches!(outcome, Outcome::Failed(refusal) if refusal.message == BEGUN_AGAIN) {

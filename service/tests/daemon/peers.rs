@@ -3,7 +3,7 @@
 use mig_tests::sample;
 use serde_json::{Value, json};
 
-use crate::common::assert_same;
+use crate::common::{assert_same, ended, make_fifo};
 use crate::host::{Host, folder};
 
 /// Two tenants on one host: `a` may send `desktop`, `c` may send `other`.
@@ -87,4 +87,27 @@ fn a_vm_without_a_destination_is_not_expected() {
     let to = format!("--to 127.0.0.1:{} --vm desktop --keys keys/a", b.port);
     let refused = folder.run(&format!("send mem.raw {to}")).code(5);
     assert!(refused.stderr.contains("no destination was prepared for desktop"), "{}", refused.stderr);
+}
+
+/// `slow`'s disk is a pipe that nobody writes to, so opening it takes for ever.
+#[test]
+fn a_vm_whose_disk_is_slow_to_open_holds_up_no_other() {
+    let folder = folder();
+    let pipe = folder.path("pipe");
+    make_fifo(&pipe);
+    let vm = |name: &str, disks: &str| {
+        let image = folder.path(&format!("{name}.raw"));
+        let image = image.display();
+        format!("[[vm]]\nname = '{name}'\npeers = ['a']\nimage = '{image}'\ndisks = [{disks}]\n")
+    };
+    let b = Host::start(&folder, "b", &(vm("slow", &format!("'{}'", pipe.display())) + &vm("other", "")));
+    let send = |vm: &str| format!("send mem.raw --to 127.0.0.1:{} --vm {vm} --keys keys/a", b.port);
+    let slow = folder.spawn(&send("slow"));
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    folder.run(&send("other")).code(0);
+    assert_same(&folder.read("other.raw"), sample::memory(), "what came meanwhile");
+    // Now it is opened, and is no disk.
+    drop(std::fs::File::options().write(true).open(&pipe).expect("somebody waits for it"));
+    let slow = ended(slow);
+    assert!(slow.stderr.contains("can't open one of its references"), "{}", slow.stderr);
 }
