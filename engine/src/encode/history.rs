@@ -108,6 +108,11 @@ impl History {
         self.rewrites = true;
     }
 
+    /// Whether pages may come again.
+    pub(crate) fn rewrites(&self) -> bool {
+        self.rewrites
+    }
+
     /// For one block that must not refer to any other.
     pub(crate) fn of_nothing(block_pages: u64) -> Self {
         let dedup = Dedup::new(block_pages);

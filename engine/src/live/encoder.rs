@@ -21,7 +21,7 @@ use crate::gpu::Beside;
 use crate::guest::Guest;
 use crate::image::MemoryImage;
 use crate::kernel::KernelCache;
-use crate::options::Effort;
+use crate::options::{Effort, Technique, Techniques};
 use crate::pack::{opaque_frame, opaque_parts, read_guest};
 use crate::page::{PAGE_SIZE, PageSet};
 use crate::pipeline::{self, Steps};
@@ -327,6 +327,12 @@ impl<'a> Encoder<'a> {
         let encoder = match guest {
             Some(guest) => encoder.with_guest(guest),
             None => encoder,
+        };
+        // Of pages that come again, a block must know which others are new at the destination by now: those before it.
+        let encoder = if self.history.rewrites() {
+            encoder.with_techniques(Techniques::ALL.without(Technique::Order))
+        } else {
+            encoder
         };
         if !self.learned {
             self.history.learn(&encoder, cancel)?;
