@@ -18,7 +18,7 @@ use crate::format::index::{End, IndexEntry, read_index};
 use crate::format::wire::Input;
 use crate::format::{Header, limits};
 use crate::image::{ImageFormat, ImageLayout, ImageWriter, WriteAs};
-use crate::live::bits::Bits;
+use crate::live::Bits;
 use crate::pack::default_threads;
 use crate::page::PAGE_SIZE;
 use crate::pending::Pending;
@@ -452,9 +452,9 @@ impl PageStore for FileStore {
         self.writer.write_pages(first_page, bytes)?;
         if let Some(written) = &self.written {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
-            (first_page..).take(bytes.len() / PAGE_SIZE).for_each(|page| {
+            for page in (first_page..).take(bytes.len() / PAGE_SIZE) {
                 written.insert(page);
-            });
+            }
         }
         Ok(())
     }

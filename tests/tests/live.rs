@@ -199,11 +199,16 @@ fn round_bytes(rounds: &[Batched]) -> u64 {
     rounds.iter().map(|round| round.bytes).sum()
 }
 
-/// Reads a session with the engine, and with the slow decoder.
-fn check(name: &str, stream: &[u8], truth: &[u8], references: &References) -> Applied {
+/// A session's header, and the frames after it.
+fn begin(stream: &[u8]) -> (Header, FrameReader<&[u8]>) {
     let mut frames = FrameReader::new(stream, 1 << 28);
     let first = frames.read_frame().unwrap().unwrap();
-    let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+    (live::read_header(&first, DecodeLimits::default()).unwrap(), frames)
+}
+
+/// Reads a session with the engine, and with the slow decoder.
+fn check(name: &str, stream: &[u8], truth: &[u8], references: &References) -> Applied {
+    let (header, frames) = begin(stream);
     let to = Memory::new(&header.layout);
     let cancel = Cancel::new();
     let applied = live::apply_file(&header, &references.at_hand(), level(), &to, frames, &cancel);
@@ -463,9 +468,7 @@ fn what_is_there_is_only_named() {
         (stream, sent, kept_bytes)
     };
     let apply = |stream: &[u8], there: &[u8]| {
-        let mut frames = FrameReader::new(stream, 1 << 28);
-        let first = frames.read_frame().unwrap().unwrap();
-        let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+        let (header, frames) = begin(stream);
         let to = Memory::new(&header.layout);
         to.store.write(0, there).unwrap();
         let applied = live::apply_file(&header, &[], level(), &to, frames, &Cancel::new());
@@ -556,9 +559,7 @@ fn an_image_file_takes_pages_that_have_become_zero() {
 
 /// The image file that a session's rounds leave.
 fn file_of(stream: &[u8]) -> Vec<u8> {
-    let mut frames = FrameReader::new(stream, 1 << 28);
-    let first = frames.read_frame().unwrap().unwrap();
-    let header = live::read_header(&first, DecodeLimits::default()).unwrap();
+    let (header, frames) = begin(stream);
     let folder = std::env::temp_dir();
     let file = tempfile::tempfile_in(&folder).unwrap();
     let store = FileStore::new(file, &header.layout, WriteAs::Same, &folder).unwrap().for_rounds();

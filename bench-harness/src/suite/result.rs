@@ -260,14 +260,13 @@ impl CorpusRun {
     /// A row for each contender that has one; `None` if none has.
     fn table(&self, heads: &[&str], row: impl Fn(&Line) -> Option<Vec<String>>) -> Option<Table> {
         let mut table = Table::new(heads);
-        let mut any = false;
         for line in &self.contenders {
             if let Some(cells) = row(line) {
                 table.row(&[vec![line.contender.clone()], cells].concat());
-                any = true;
             }
         }
-        any.then_some(table)
+        // The first is that of the heads.
+        (table.rows().len() > 1).then_some(table)
     }
 }
 

@@ -18,7 +18,7 @@
 
 mod apply;
 mod batch;
-pub(crate) mod bits;
+mod bits;
 mod encoder;
 mod flat;
 mod frames;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::body::{self, Bytes};
+use axum::body::{Body, Bytes};
 use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
@@ -83,10 +83,10 @@ impl From<Refused> for Refusal {
 }
 
 /// A request's body, if it came whole and is not too large.
-type Body = Result<Bytes, BytesRejection>;
+type Received = Result<Bytes, BytesRejection>;
 
 /// A body, or what is wrong with it.
-fn read<T: DeserializeOwned>(body: Body) -> Result<T, Refusal> {
+fn read<T: DeserializeOwned>(body: Received) -> Result<T, Refusal> {
     let body =
         body.map_err(|rejection| Refusal::new(rejection.status(), Failure::Usage, rejection.body_text()))?;
     serde_json::from_slice(&body).map_err(|error| Refusal::wrong(error.to_string()))
@@ -136,7 +136,7 @@ pub struct Status {
     (status = BAD_REQUEST, body = Reason), (status = CONFLICT, body = Reason),
     (status = TOO_MANY_REQUESTS, body = Reason), (status = SERVICE_UNAVAILABLE, body = Reason),
 ))]
-async fn start(State(running): Daemon, body: Body) -> Result<(StatusCode, Json<Migration>), Refusal> {
+async fn start(State(running): Daemon, body: Received) -> Result<(StatusCode, Json<Migration>), Refusal> {
     let start = read(body)?;
     let entry = blocking(move || running.daemon().begin(start)).await??;
     Ok((StatusCode::CREATED, Json(entry.migration())))
@@ -197,7 +197,7 @@ async fn events(State(running): Daemon, Path(id): Path<String>) -> Result<Respon
             }
         }
     });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], body::Body::from_stream(lines)).into_response())
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
 /// List destinations that were prepared
@@ -210,7 +210,11 @@ async fn destinations(State(running): Daemon) -> Json<BTreeMap<String, Destinati
 #[utoipa::path(put, path = "/v1/destinations/{vm}", params(("vm" = String, Path)), request_body = Destination, responses(
     (status = NO_CONTENT), (status = BAD_REQUEST, body = Reason),
 ))]
-async fn prepare(State(running): Daemon, Path(vm): Path<String>, body: Body) -> Result<StatusCode, Refusal> {
+async fn prepare(
+    State(running): Daemon,
+    Path(vm): Path<String>,
+    body: Received,
+) -> Result<StatusCode, Refusal> {
     if !is_vm_name(&vm) {
         return Err(Refusal::wrong(format!("{vm:?} is no name of a VM")));
     }
