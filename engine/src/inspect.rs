@@ -111,8 +111,6 @@ impl StreamInfo {
         let first =
             first.ok_or(DecodeError::Invalid { field: "header", why: "the first frame is another" })?;
         let header = Header::read(&first.meta)?;
-        let addressing: Vec<Addressing> =
-            header.references.iter().map(|need| need.kind.addressing()).collect();
         let mut info = StreamInfo {
             blocks: BlockStats::default(),
             block_count: 0,
@@ -127,22 +125,23 @@ impl StreamInfo {
             match frame.kind {
                 FrameType::Opaque | FrameType::Piece => info.opaque_bytes += frame.frame_len(),
                 FrameType::End => info.complete = true,
-                FrameType::Block => info.add_block(&frame.meta, frame.data.len() as u64, &addressing)?,
+                FrameType::Block => info.add_block(&frame.meta, frame.data.len() as u64)?,
+                FrameType::Reference => {
+                    info.header = info.header.with_late_reference(&frame.meta)?;
+                    info.reference_pages.push(0);
+                }
                 FrameType::Header | FrameType::Index => {}
             }
         }
         Ok(info)
     }
 
-    fn add_block(
-        &mut self,
-        meta: &[u8],
-        data_len: u64,
-        addressing: &[Addressing],
-    ) -> Result<(), DecodeError> {
+    fn add_block(&mut self, meta: &[u8], data_len: u64) -> Result<(), DecodeError> {
         let page_count = self.header.layout.page_count();
         let block = Block::read(meta, data_len, self.header.block_pages, page_count)?;
-        let (runs, classes) = columns::decode(&block.columns, &block.pages, addressing)?;
+        let addressing: Vec<Addressing> =
+            self.header.references.iter().map(|need| need.kind.addressing()).collect();
+        let (runs, classes) = columns::decode(&block.columns, &block.pages, &addressing)?;
         let stats = &mut self.blocks;
         for run in runs {
             stats.count_run(run);

@@ -202,15 +202,23 @@ impl Reference {
         Reference { need, source: Arc::new(found.image), index: None, samples: None, frame }
     }
 
-    /// A reference that is made from a disk when it is first read; `need` says how.
-    fn derived(need: &ReferenceNeed, disk: &Reference, cache: Option<&KernelCache>) -> Self {
+    /// A reference that is made, when it is first read, from a disk among those before it; `need` says how. `None` without
+    /// the disk.
+    pub(crate) fn made(
+        need: &ReferenceNeed,
+        earlier: &[Option<Reference>],
+        cache: Option<&KernelCache>,
+    ) -> Option<Self> {
+        let parent = usize::from(need.derivation.as_ref()?.parent);
+        let disk = earlier.get(parent)?.as_ref()?;
         let source = LazyKernel {
             need: need.clone(),
             disk: Arc::clone(&disk.source),
             cache: cache.cloned(),
             image: OnceLock::new(),
         };
-        Reference { need: need.clone(), source: Arc::new(source), index: None, samples: None, frame: None }
+        let (need, source) = (need.clone(), Arc::new(source));
+        Some(Reference { need, source, index: None, samples: None, frame: None })
     }
 
     /// Where the guest is likely to have a page: in an older image of it, or in its kernel's.
@@ -488,10 +496,7 @@ impl Resolved {
     /// Adds what can be made from the references that are there: kernel images, made when they are first read.
     pub fn derive(&mut self, header: &Header, cache: Option<&KernelCache>) {
         for (index, need) in header.references.iter().enumerate() {
-            let parent = need.derivation.as_ref().map(|derivation| usize::from(derivation.parent));
-            let parent = parent.and_then(|parent| self.references.get(parent)).and_then(Option::as_ref);
-            if let Some(parent) = parent {
-                let made = Reference::derived(need, parent, cache);
+            if let Some(made) = Reference::made(need, &self.references, cache) {
                 self.references[index] = Some(made);
             }
         }

@@ -272,6 +272,10 @@ impl Parsed {
             FrameType::Piece => {
                 return Err(DecodeError::Invalid { field: "stream", why: "a piece, in a file of memory" });
             }
+            FrameType::Reference => {
+                let why = "a late reference, in a file of memory";
+                return Err(DecodeError::Invalid { field: "stream", why });
+            }
             FrameType::Index => Parsed::Index(read_index(&frame.meta, page_count, u64::MAX)?),
             FrameType::End => Parsed::End(End::read(&frame.meta)?),
         })

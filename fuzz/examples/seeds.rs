@@ -7,7 +7,7 @@ use std::path::Path;
 
 use arbitrary::{Arbitrary, Unstructured};
 use mig_engine::gpu::Beside;
-use mig_engine::live::{Choice, Encoder, InMemory, OutFrame, Setup};
+use mig_engine::live::{Choice, Encoder, InMemory, Introspection, OutFrame, Setup};
 use mig_engine::qemu::{self, Coding, FromFile};
 use mig_engine::reference::{Identity, IndexBuilder, SourceTie};
 use mig_engine::{
@@ -221,7 +221,7 @@ fn sessions() {
     let (level, cancel) = (Level::best(), Cancel::new());
     let beside = &Beside::default();
     let setup =
-        Setup { header, references: &references, guest: None, worker: &worker, beside, level, top, cancel };
+        Setup { header, references: &references, introspection: Introspection::Off, worker: &worker, beside, level, top, cancel };
     let mut encoder = Encoder::new(setup).expect("a session");
     let mut past = InMemory::new(1 << 20);
     let mut stream = vec![1];
@@ -230,7 +230,7 @@ fn sessions() {
     for (round, effort) in (0..).zip([Effort::Balanced, Effort::Fast, Effort::Balanced]) {
         let set = PageSet::from_ranges([0..5, 6..20].into_iter().skip(round as usize % 2)).expect("a set");
         let bytes: Vec<u8> = set.ranges().flatten().flat_map(|page| pages[page as usize]).collect();
-        let choose = || Choice { how: How { effort, reach: Reach::All }, pages: 8 };
+        let choose = || Choice { how: How { effort, reach: Reach::All }, pages: 8, guest: true };
         let mut sink = |frame: OutFrame<'static>| {
             write(frame);
             Ok(())

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use mig_engine::live::{self, Applied, Destination};
+use mig_engine::live::{Applied, Decoder, Destination};
 use mig_engine::qemu::Rebuilder;
 use mig_engine::{
     Cancel, DecodeError, DecodeLimits, Header, ImageFormat, Level, OpaqueStore, PAGE_SIZE, PageStore,
@@ -164,7 +164,7 @@ fn apply(stream: &[u8], to: &Session) -> Option<Result<Applied, DecodeError>> {
     let pool = POOL.get_or_init(|| rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread"));
     let (header, frames) = Unpacker::new(stream, limits()).ok()?.into_parts();
     let given = references::at_hand();
-    Some(pool.install(|| live::apply_file(&header, given, Level::best(), to, frames, &Cancel::new())))
+    Some(pool.install(|| Decoder::new(&header, given, Level::best(), &Cancel::new()).apply_file(to, frames)))
 }
 
 /// As [`agree`], for a session: pages that come again, pieces, QEMU streams.

@@ -6,9 +6,15 @@
 //! meter is cheapest. Prices are measured as blocks go by; the link's rate is measured whenever there is more to send than
 //! it takes. Within a mix, the queue decides block by block: when it runs dry, the cheaper effort, else the denser.
 //!
+//! Of a link of which nothing is known, an image's first blocks find out whether it is faster than we are: pages go as they are, a few at
+//! first, and more and more as long as nothing has to wait for the link. What the guest says of itself is read
+//! once the bytes that it saves take longer than reading it.
+//!
 //! Not a model of anything else: no guess at what the guest will do, and no memory beyond a second or so.
 
-use mig_engine::{Effort, How, Reach};
+use std::collections::VecDeque;
+
+use mig_engine::{Effort, How, PAGE_SIZE, Reach};
 
 use mig_engine::live::Choice;
 
@@ -29,6 +35,18 @@ const TRUST: f64 = 0.4;
 /// How much more a link may carry than was seen, where it was not the limit.
 const HOPE: f64 = 2.0;
 const MAX_RATE: f64 = 1e12;
+/// Bytes of pages as they are that may be on their way over a link of which nothing is known; and how many times what went without
+/// having to wait.
+const FIRST_BYTES: u64 = 256 << 10;
+const GROWTH: u64 = 4;
+/// Pages of a block with which that goes on, and of the others meanwhile.
+const FIRST_PAGES: [u64; 2] = [8, 256];
+/// Bytes of such a block are not supposed to be less than this share of its pages.
+const SPARSEST: f64 = 0.125;
+/// The share of residual bytes that is saved by what the guest says of itself, and processor time that it takes: to find it in each page's
+/// bytes, and to settle all pages before any other is coded.
+const GUEST_SAVES: f64 = 0.1;
+const GUEST_TAKES: f64 = 0.7e-6;
 /// What a mix must save before it is preferred to a single effort.
 const WORTH: f64 = 0.98;
 
@@ -98,6 +116,22 @@ pub struct Controller {
     plan: Plan,
     /// References are used.
     reach: Reach,
+    image: Option<Image>,
+}
+
+/// An image, all of which is there to be sent.
+#[derive(Clone, Debug)]
+struct Image {
+    /// Pages that are still to come.
+    left: u64,
+    /// Bytes of its blocks so far.
+    bytes: u64,
+    /// Bytes that blocks may come to that were chosen and are not coded yet, while nothing is known of the link.
+    promised: VecDeque<u64>,
+    /// Bytes of blocks of pages as they are, of all bytes of their pages.
+    density: f64,
+    /// A block had all the pages that one may have, and the link did not have to wait.
+    unhindered: bool,
 }
 
 /// What the next blocks are to be.
@@ -134,7 +168,15 @@ impl Controller {
             pages: 0,
             plan: Plan { low: start, high: start },
             reach: Reach::All,
+            image: None,
         }
+    }
+
+    /// What is sent is an image of so many pages, all of which is there: how fast they are sent is up to the efforts and the link.
+    pub fn of_image(mut self, pages: u64) -> Self {
+        let promised = VecDeque::new();
+        self.image = Some(Image { left: pages, bytes: 0, promised, density: 1.0, unhindered: false });
+        self
     }
 
     /// The same effort always.
@@ -160,6 +202,15 @@ impl Controller {
     /// Takes note of a block: its pages, those of them that are residual, and its bytes.
     pub fn block(&mut self, effort: Effort, pages: u64, residual: u64, bytes: u64) {
         self.pages += pages;
+        if let Some(image) = &mut self.image {
+            image.left = image.left.saturating_sub(pages);
+            image.bytes += bytes;
+            image.promised.pop_front();
+            if effort == Effort::Store && pages > 0 {
+                let density = bytes as f64 / (pages * PAGE_SIZE as u64) as f64;
+                image.density += (density.clamp(SPARSEST, 1.0) - image.density) * TRUST;
+            }
+        }
         if residual > 0 {
             self.residual += (residual as f64 / pages as f64 - self.residual) * 0.1;
         }
@@ -209,6 +260,11 @@ impl Controller {
             // A link that carried the little that there was says nothing of what it can carry: a guest's pages are settled first, and
             // what is left of them comes when all of them are.
             let (least, rate) = if seen.backlogged { (1, measured) } else { (TELLING, measured * HOPE) };
+            // Nor does one that carried what the first blocks came to.
+            if !seen.backlogged && self.probes() && self.image.as_ref().is_some_and(|image| !image.unhindered)
+            {
+                return;
+            }
             if seen.delivered >= least {
                 self.rate = Some(rate.max(1.0));
             }
@@ -285,10 +341,67 @@ impl Controller {
     }
 
     /// How the next block is to be made, when so many bytes wait for the link.
-    pub fn choose(&self, waiting: u64) -> Choice {
-        let dry = self.rate.is_some_and(|rate| (waiting as f64) < rate * LOW);
-        let effort = if dry { self.plan.low } else { self.plan.high };
-        Choice { how: How { effort, reach: self.reach }, pages: self.pages_of(effort) }
+    pub fn choose(&mut self, waiting: u64) -> Choice {
+        let guest = self.guest_pays();
+        let (effort, pages) = match self.first(waiting) {
+            Some(first) => first,
+            None => {
+                let dry = self.rate.is_some_and(|rate| (waiting as f64) < rate * LOW);
+                let effort = if dry { self.plan.low } else { self.plan.high };
+                (effort, self.pages_of(effort))
+            }
+        };
+        Choice { how: How { effort, reach: self.reach }, pages, guest }
+    }
+
+    /// Whether an image's first blocks are to find out how fast the link is.
+    fn probes(&self) -> bool {
+        self.rate.is_none()
+            && self.image.is_some()
+            && self.prices.len() > 1
+            && self.prices[0].effort == Effort::Store
+    }
+
+    /// Effort and pages of a block while nothing is known of the link. No more is on its way as it is than a few times what went so
+    /// without having to wait: so the fast link is found, and the slow one not filled with what has to be waited for.
+    fn first(&mut self, waiting: u64) -> Option<(Effort, u64)> {
+        if !self.probes() {
+            return None;
+        }
+        let cheap = self.prices[1].effort;
+        let image = self.image.as_mut()?;
+        let unhindered = image.bytes.saturating_sub(waiting);
+        let on_its_way = waiting + image.promised.iter().sum::<u64>();
+        let limit = (GROWTH * unhindered).max(FIRST_BYTES);
+        let room = limit.saturating_sub(on_its_way) as f64 / self.in_flight;
+        let page_bytes = PAGE_SIZE as f64 * image.density;
+        let pages = ((room / page_bytes) as u64).min(*PAGES.end());
+        let [least, others] = FIRST_PAGES;
+        // Coding takes far longer: so not at once when it is only just too much.
+        let (effort, pages, promised) = if on_its_way < 2 * limit {
+            let pages = pages.max(least);
+            image.unhindered |= pages == *PAGES.end();
+            (Effort::Store, pages, (pages as f64 * page_bytes) as u64)
+        } else {
+            (cheap, others, 0)
+        };
+        image.promised.push_back(promised);
+        self.plan = Plan { low: effort, high: effort };
+        Some((effort, pages))
+    }
+
+    /// Whether what the guest says of itself is worth the time to read it.
+    fn guest_pays(&self) -> bool {
+        let Some(image) = &self.image else { return true };
+        let (Some(rate), true) = (self.rate, self.plan.low > Effort::Store) else { return false };
+        let Some(price) = self.prices.iter().find(|price| price.effort == self.plan.low) else {
+            return false;
+        };
+        let [sender, receiver, link] = self.costs(price, rate);
+        let left = image.left as f64;
+        let saves = (link - sender.max(receiver)).clamp(0.0, link * GUEST_SAVES) * left * self.residual;
+        let processors = &self.ends[0];
+        saves > GUEST_TAKES * left * processors.scale / processors.cores
     }
 
     /// Large blocks compress best. But what is coded can't be coded again when the link changes: so the blocks in flight are no
@@ -297,9 +410,12 @@ impl Controller {
     fn pages_of(&self, effort: Effort) -> u64 {
         let last = self.prices.last().is_some_and(|price| price.effort == effort);
         let price = self.prices.iter().find(|price| price.effort == effort);
-        let (Some(price), Some(rate)) = (price, self.rate) else { return *PAGES.start() };
         let pure = self.plan.low == self.plan.high;
-        if last && pure && self.prices.len() > 1 {
+        if self.prices.len() == 1 {
+            return *PAGES.end();
+        }
+        let (Some(price), Some(rate)) = (price, self.rate) else { return *PAGES.start() };
+        if last && pure {
             return *PAGES.end();
         }
         let residual = self.residual.max(0.02);

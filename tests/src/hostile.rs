@@ -71,7 +71,7 @@ pub fn all() -> Vec<Hostile> {
 }
 
 /// Bad sessions: pieces, scripts of QEMU streams, blocks that refer to what was before them. The error is that of
-/// `live::apply_file`, or of reading the header.
+/// `live::Decoder::apply_file`, or of reading the header.
 pub fn sessions() -> Vec<Hostile> {
     sessions::all()
 }

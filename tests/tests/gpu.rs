@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use mig_engine::gpu::{Beside, GpuStats};
-use mig_engine::live::{Choice, Encoder, InMemory, OutFrame, Setup};
+use mig_engine::live::{Choice, Encoder, InMemory, Introspection, OutFrame, Setup};
 use mig_engine::{
     BlockEncoder, Cancel, ChunkScan, Claim, Class, CpuWorker, Effort, Gpu, GpuChoice, GpuMode, Header,
     History, How, Level, MemoryImage, PageSet, PageSource, Reach, Reference, ScanAhead, ScanWorker, Share,
@@ -231,7 +231,7 @@ fn session(image: &MemoryImage, references: &[Reference], beside: &Beside, captu
     let setup = Setup {
         header: Header::new(image.layout().clone(), Effort::Balanced, 4096, needs),
         references,
-        guest: None,
+        introspection: Introspection::Off,
         worker: &worker,
         beside,
         level: engine::level(),
@@ -244,7 +244,7 @@ fn session(image: &MemoryImage, references: &[Reference], beside: &Beside, captu
         let count = count.fetch_add(1, Ordering::Relaxed);
         let effort = [Effort::Fast, Effort::Balanced, Effort::Store][count as usize % 3];
         let reach = if count == 2 { Reach::Alone } else { Reach::All };
-        Choice { how: How { effort, reach }, pages: 1024 + count % 4 * 777 }
+        Choice { how: How { effort, reach }, pages: 1024 + count % 4 * 777, guest: true }
     };
     let mut encoder = Encoder::new(setup).unwrap();
     let mut stream = Vec::new();

@@ -6,8 +6,9 @@ use std::collections::HashSet;
 
 use mig_engine::image::WriteAs;
 use mig_engine::inspect::StreamInfo;
+use mig_engine::live::{self, Decoder};
 use mig_engine::qemu::Rebuilt;
-use mig_engine::{Cancel, DecodeError, DecodeLimits, ImageFormat, OpaqueStore, PageStore, Unpacker, live};
+use mig_engine::{Cancel, DecodeError, DecodeLimits, ImageFormat, OpaqueStore, PageStore, Unpacker};
 use mig_tests::engine::{self, References};
 use mig_tests::handmade::{self, Builder, Head, Random, cases, frame_type, reseal};
 use mig_tests::hostile::{self, AtHand};
@@ -163,11 +164,11 @@ fn apply_session(stream: &[u8], references: &References) -> Result<Vec<u8>, Deco
     let (given, level, cancel) = (references.at_hand(), engine::level(), Cancel::new());
     if header.layout.format() == ImageFormat::Qemu {
         let to = Rebuilt::new(&header, tempfile::tempfile().unwrap(), Vec::new())?;
-        live::apply_file(&header, &given, level, &to, frames, &cancel)?;
+        Decoder::new(&header, &given, level, &cancel).apply_file(&to, frames)?;
         return Ok(to.into_parts().1);
     }
     let to = Memory(engine::Store::new(&header.layout));
-    live::apply_file(&header, &given, level, &to, frames, &cancel)?;
+    Decoder::new(&header, &given, level, &cancel).apply_file(&to, frames)?;
     Ok(Vec::new())
 }
 
@@ -234,7 +235,8 @@ fn a_guest_of_a_petabyte_costs_its_destination_nothing() {
         }
     }
     let (header, frames) = Unpacker::new(builder.bytes(), DecodeLimits::default()).unwrap().into_parts();
-    let applied = live::apply_file(&header, &[], engine::level(), &Nowhere, frames, &Cancel::new()).unwrap();
+    let applied =
+        Decoder::new(&header, &[], engine::level(), &Cancel::new()).apply_file(&Nowhere, frames).unwrap();
     assert_eq!((applied.pages, applied.distinct), (1, 1));
 }
 

@@ -6,15 +6,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mig_engine::gpu::Beside;
 use mig_engine::guest::{Guest, GuestClass, find_notes};
 use mig_engine::image::WriteAs;
 use mig_engine::inspect::StreamInfo;
+use mig_engine::live::{Choice, Decoder, Encoder, Introspection, LateGuest, OutFrame, Setup};
 use mig_engine::map::FileMap;
 use mig_engine::qemu::{self, Coding, FromFile};
 use mig_engine::reference::DiskImage;
-use mig_engine::{Cancel, CpuWorker, Effort, MemoryImage, Packer, Reference, Resolved, Technique};
+use mig_engine::{
+    Cancel, CpuWorker, Effort, FileStore, FrameType, Header, How, MemoryImage, Packer, Reach, Reference,
+    Resolved, Technique,
+};
 use mig_tests::captured::{self, Captured, Counts, Left, PARTS};
 use mig_tests::compare;
 use mig_tests::engine::{level, pack_image, unpack_with, unpacker};
@@ -292,6 +297,71 @@ fn guests_come_back_with_their_disks_and_kernels() {
             let files = if captured.said("disk") == "none" { 0 } else { 600 };
             assert!(pages("disk") >= Some(files), "{name}: {:?}", packed.references);
         }
+    }
+}
+
+/// A session that reads the guest on the way announces its kernel then; its blocks, before and behind, give the same memory.
+#[test]
+fn kernels_come_late_in_a_session() {
+    for captured in guests() {
+        let image = captured.image("raw");
+        let mut disk = Reference::open(&captured.path("disk"), image.page_count()).expect("a disk");
+        disk.build_index(level(), &Cancel::new()).expect("an index");
+        let references = [disk];
+        let late = LateGuest::new(None);
+        let worker = CpuWorker { level: level() };
+        let needs = references.iter().map(|reference| reference.need().clone()).collect();
+        let setup = Setup {
+            header: Header::new(image.layout().clone(), Effort::Fast, 1024, needs),
+            references: &references,
+            introspection: Introspection::Later(&late),
+            worker: &worker,
+            beside: &Beside::default(),
+            level: level(),
+            top: Effort::Fast,
+            cancel: Cancel::new(),
+        };
+        let begun = AtomicU64::new(0);
+        // The first eighth goes without it.
+        let choose = || {
+            let guest = begun.fetch_add(1024, Ordering::Relaxed) > image.page_count() / 8;
+            Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 1024, guest }
+        };
+        let mut encoder = Encoder::new(setup).expect("a session");
+        let (mut stream, mut announced, mut sequence) = (Vec::new(), None, 0);
+        let mut sink = |frame: OutFrame<'_>| {
+            if frame.kind() == FrameType::Reference {
+                announced = Some(sequence);
+            }
+            sequence += 1;
+            frame.parts().for_each(|part| stream.extend_from_slice(part));
+            Ok(())
+        };
+        sink(encoder.header()).expect("a header");
+        encoder.image(&image, None, &choose, &mut sink).expect("an image");
+        sink(encoder.end()).expect("an end");
+        assert_eq!(announced.is_some(), !captured.is_arm(), "{}", captured.name);
+        assert!(announced.is_none_or(|at| at > 4), "{}: frame {announced:?}", captured.name);
+        let info = StreamInfo::read(&*stream).expect("a good stream");
+        if !captured.is_arm() {
+            let kernel = *info.reference_pages.last().expect("a kernel");
+            assert!(kernel > 1500, "{}: {kernel} pages of the kernel", captured.name);
+        }
+
+        let (header, frames) = unpacker(&stream).expect("a session").into_parts();
+        assert_eq!(header.references.len(), 1);
+        let resolved = Resolved::find(&header, &[captured.path("disk")]).expect("references");
+        let dir = std::env::temp_dir();
+        let file = tempfile::tempfile().expect("a file");
+        let store = FileStore::new(file, &header.layout, WriteAs::Same, &dir).expect("a store");
+        let decoded =
+            Decoder::new(&header, &resolved.references, level(), &Cancel::new()).apply_file(&store, frames);
+        let decoded = decoded.unwrap_or_else(|error| panic!("{}: {error}", captured.name));
+        assert_eq!(decoded.distinct, image.page_count(), "{}", captured.name);
+        let found = FileMap::from_file(store.into_file()).expect("a map");
+        let same = compare::same_bytes("engine", found.bytes(), image.map().bytes());
+        same.unwrap_or_else(|difference| panic!("{}: {difference}", captured.name));
+        println!("{}, late: {} bytes, kernel announced in frame {announced:?}", captured.name, stream.len());
     }
 }
 

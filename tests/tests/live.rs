@@ -10,8 +10,8 @@ use std::sync::{LazyLock, Mutex};
 use mig_engine::gpu::Beside;
 use mig_engine::image::WriteAs;
 use mig_engine::live::{
-    self, Applied, Arrival, Arrivals, Batched, Choice, Destination, Encoder, FlatFile, Have, InMemory,
-    LastSent, OutFrame, Rounds, Setup,
+    self, Applied, Arrival, Arrivals, Batched, Choice, Decoder, Destination, Encoder, FlatFile, Have,
+    InMemory, Introspection, LastSent, LateGuest, OutFrame, Rounds, Setup,
 };
 use mig_engine::{
     Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, Frame, FrameRead, FrameReader, Header,
@@ -38,12 +38,21 @@ fn setup<'a>(references: &'a [Reference], worker: &'a CpuWorker) -> Setup<'a> {
     let top = Effort::AVAILABLE[Effort::AVAILABLE.len() - 1];
     static NOBODY: LazyLock<Beside> = LazyLock::new(Beside::default);
     let (beside, cancel) = (&*NOBODY, Cancel::new());
-    Setup { header, references, guest: None, worker, beside, level: level(), top, cancel }
+    Setup {
+        header,
+        references,
+        introspection: Introspection::Off,
+        worker,
+        beside,
+        level: level(),
+        top,
+        cancel,
+    }
 }
 
 /// One effort for all.
 fn always(effort: Effort) -> impl Fn() -> Choice + Sync {
-    move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK }
+    move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK, guest: true }
 }
 
 /// Every effort and block size in turn.
@@ -53,7 +62,7 @@ fn mixed() -> impl Fn() -> Choice + Sync {
         let count = count.fetch_add(1, Ordering::Relaxed);
         let effort = Effort::AVAILABLE[count % Effort::AVAILABLE.len()];
         let reach = if count % 7 == 6 { Reach::Guest } else { Reach::All };
-        Choice { how: How { effort, reach }, pages: 100 + count as u64 * 37 % BLOCK }
+        Choice { how: How { effort, reach }, pages: 100 + count as u64 * 37 % BLOCK, guest: true }
     }
 }
 
@@ -211,7 +220,7 @@ fn check(name: &str, stream: &[u8], truth: &[u8], references: &References) -> Ap
     let (header, frames) = begin(stream);
     let to = Memory::new(&header.layout);
     let cancel = Cancel::new();
-    let applied = live::apply_file(&header, &references.at_hand(), level(), &to, frames, &cancel);
+    let applied = Decoder::new(&header, &references.at_hand(), level(), &cancel).apply_file(&to, frames);
     let applied = applied.unwrap_or_else(|error| panic!("{name}: {error}"));
     compare::same_bytes("memory", &to.store.into_bytes(), truth)
         .unwrap_or_else(|why| panic!("{name}: {why}"));
@@ -378,7 +387,7 @@ fn what_does_not_verify_comes_again_without_references() {
         let (asked, verified) = (Mutex::default(), Mutex::default());
         let asking = Asking { frames: Mutex::new(sent.clone()), make, asked, good: verified };
         let cancel = Cancel::new();
-        let applied = live::apply(header, &changed, level(), &to, &asking, &cancel);
+        let applied = Decoder::new(header, &changed, level(), &cancel).apply(&to, &asking);
         (
             applied,
             to.store.into_bytes(),
@@ -471,7 +480,7 @@ fn what_is_there_is_only_named() {
         let (header, frames) = begin(stream);
         let to = Memory::new(&header.layout);
         to.store.write(0, there).unwrap();
-        let applied = live::apply_file(&header, &[], level(), &to, frames, &Cancel::new());
+        let applied = Decoder::new(&header, &[], level(), &Cancel::new()).apply_file(&to, frames);
         (applied, to.store.into_bytes())
     };
     let (stream, sent, kept_bytes) = send(&marks(&there));
@@ -506,7 +515,7 @@ fn all_pages_are_brought_once() {
     let (guest, references) = live::read_image(&image, &[], None, &Cancel::new()).unwrap();
     let worker = CpuWorker { level: level() };
     let header = Header::new(image.layout().clone(), Effort::Fast, 512, Vec::new());
-    let setup = Setup { header, guest: guest.as_ref(), ..setup(&references, &worker) };
+    let setup = Setup { header, introspection: guest.as_ref().into(), ..setup(&references, &worker) };
     let mut encoder = Encoder::new(setup).unwrap();
     let (mut brought, mut named) = (0, 0);
     let mut sink = |frame: OutFrame<'_>| {
@@ -517,6 +526,50 @@ fn all_pages_are_brought_once() {
     encoder.image(&image, None, &always(Effort::Fast), &mut sink).unwrap();
     assert_eq!(brought, image.page_count());
     assert!(named > brought + 100, "{named} pages named, {brought} brought: none was left for later");
+}
+
+/// A guest that is read on the way: its pages so far stay as they came, the others come in the order in which it sees them, and a block that
+/// has to come again, from before or after that, can still be read.
+#[test]
+fn a_guest_is_read_late() {
+    let linux = linux::guest(Size::SMALL);
+    let image = open_image(&linux.memory);
+    let worker = CpuWorker { level: level() };
+    let header = Header::new(image.layout().clone(), Effort::Fast, 512, Vec::new());
+    for asked in [0, 2, 3, u64::MAX] {
+        let late = LateGuest::new(None);
+        let introspection = Introspection::Later(&late);
+        let setup = Setup { header: header.clone(), introspection, ..setup(&[], &worker) };
+        let mut encoder = Encoder::new(setup).unwrap();
+        let mut stream = Vec::new();
+        write(&mut stream, &encoder.header());
+        let count = AtomicUsize::new(0);
+        let choose = || {
+            let count = count.fetch_add(1, Ordering::Relaxed) as u64;
+            let effort = if count.is_multiple_of(2) { Effort::Store } else { Effort::Fast };
+            Choice { how: How { effort, reach: Reach::All }, pages: 256, guest: count >= asked }
+        };
+        let (mut brought, mut left, mut frames) = (0, 0, Vec::new());
+        let mut sink = |frame: OutFrame<'_>| {
+            let delivers = frame.delivers();
+            brought += delivers;
+            left += frame.pages().map_or(0, PageSet::len) - delivers;
+            write(&mut stream, &frame);
+            frames.push(frame.into_owned());
+            Ok(())
+        };
+        encoder.image(&image, None, &choose, &mut sink).unwrap();
+        write(&mut stream, &encoder.end());
+        assert_eq!(brought, image.page_count());
+        assert_eq!((left > 0, late.is_read()), (asked < 4, asked < 4), "{left} pages left for later");
+        compare::same_bytes("the file", &file_of(&stream), &linux.memory).unwrap();
+        let slow = reference::decode_as(&stream, &[], Rules::Any).unwrap();
+        compare::same_bytes("slow decoder", &slow.file, &linux.memory).unwrap();
+        for frame in &frames {
+            let pages = frame.pages().unwrap().clone();
+            live::alone(encoder.setup(), &image, 0, pages, frame.sequence()).unwrap();
+        }
+    }
 }
 
 /// An image file, whose zero pages are holes, takes rounds in which pages have become zero, and what is like them.
@@ -563,7 +616,7 @@ fn file_of(stream: &[u8]) -> Vec<u8> {
     let folder = std::env::temp_dir();
     let file = tempfile::tempfile_in(&folder).unwrap();
     let store = FileStore::new(file, &header.layout, WriteAs::Same, &folder).unwrap().for_rounds();
-    live::apply_file(&header, &[], level(), &store, frames, &Cancel::new()).unwrap();
+    Decoder::new(&header, &[], level(), &Cancel::new()).apply_file(&store, frames).unwrap();
     let mut found = Vec::new();
     let mut file = store.into_file();
     file.rewind().unwrap();
@@ -582,11 +635,12 @@ fn rounds_of_a_guest_that_can_be_read() {
     let worker = CpuWorker { level: level() };
     let header = Header::new(image.layout().clone(), Effort::Fast, 64, Vec::new());
     let mut encoder =
-        Encoder::new(Setup { header, guest: guest.as_ref(), ..setup(&references, &worker) }).unwrap();
+        Encoder::new(Setup { header, introspection: guest.as_ref().into(), ..setup(&references, &worker) })
+            .unwrap();
     let mut stream = Vec::new();
     write(&mut stream, &encoder.header());
     let mut past = InMemory::new(u64::MAX);
-    let choose = || Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 64 };
+    let choose = || Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 64, guest: true };
     let mut sink = |frame: OutFrame<'_>| {
         write(&mut stream, &frame);
         Ok(())

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::io;
 
 use mig_engine::gpu::Beside;
-use mig_engine::live::Choice;
+use mig_engine::live::{Choice, Decoder};
 use mig_engine::qemu::{
     Coder, Coding, Consumer, FromFile, Holding, Input, Out, Parser, Rebuilt, RoundEnd, StreamError,
     Transcoder, flatten, is_stream, machine_of, pack, unpack,
@@ -232,7 +232,7 @@ fn live_stream(stream: &[u8], holding: Holding) -> (Vec<u8>, Vec<RoundEnd>, u64)
         block_pages: 512,
         cancel: Cancel::new(),
     };
-    let choose = || Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 256 };
+    let choose = || Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 256, guest: true };
     let (mut wire, mut rounds) = (Vec::new(), Vec::new());
     let mut take = |out: Out<'_>| {
         match out {
@@ -249,7 +249,7 @@ fn live_stream(stream: &[u8], holding: Holding) -> (Vec<u8>, Vec<RoundEnd>, u64)
     let past = transcoder.finish().unwrap().end().unwrap().unwrap();
     let (header, frames) = Unpacker::new(wire.as_slice(), DecodeLimits::default()).unwrap().into_parts();
     let to = Rebuilt::new(&header, tempfile::tempfile().unwrap(), Vec::new()).unwrap();
-    live::apply_file(&header, &[], level(), &to, frames, &Cancel::new()).unwrap();
+    Decoder::new(&header, &[], level(), &Cancel::new()).apply_file(&to, frames).unwrap();
     let (memory, out, written) = to.into_parts();
     assert_eq!(written, out.len() as u64);
     // Both ends keep the same snapshot.

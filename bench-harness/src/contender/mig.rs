@@ -10,6 +10,7 @@ use mig_engine::{
 };
 
 use super::rounds::{Capture, Round, session};
+use super::sending::Sending;
 use super::sink::{Counter, compare_files, from_start};
 use super::{Contender, Key, Subject, Verified};
 use crate::exit::Problem;
@@ -31,6 +32,8 @@ pub(crate) struct Mig {
     switched: bool,
     stream: Option<File>,
     summary: Option<PackSummary>,
+    /// What sends over links, once that is asked for.
+    sending: Option<Sending>,
 }
 
 impl Mig {
@@ -80,6 +83,7 @@ impl Mig {
             switched: true,
             stream: None,
             summary: None,
+            sending: None,
         })
     }
 
@@ -160,7 +164,18 @@ impl Contender for Mig {
         Ok(cost)
     }
 
+    /// By a session, as `mig send` does; by the packer, if that was told what a session has no word for.
     fn send(&mut self, subject: &Subject, link: &Link) -> Result<Option<Cost>> {
+        if let (Key::Mig { effort, .. }, false) = (self.key, self.switched) {
+            let sending = match &mut self.sending {
+                Some(sending) => sending,
+                unopened => {
+                    unopened.insert(Sending::new(subject, &[effort], &self.references, &self.cancel)?)
+                }
+            };
+            let ((), cost) = timed(|| sending.send(subject, link, None))?;
+            return Ok(Some(cost));
+        }
         let (_image, cost) = timed(|| {
             let image = subject.for_run()?;
             self.packer.pack(image.image(), link)?;

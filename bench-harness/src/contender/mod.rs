@@ -16,6 +16,7 @@ mod program;
 mod qemu;
 mod read;
 mod rounds;
+mod sending;
 mod session;
 mod sink;
 #[cfg(test)]

@@ -10,7 +10,7 @@ use mig_engine::{Cancel, Effort, How, MemoryImage, PAGE_SIZE, Page, PageSet, Rea
 use serde::Serialize;
 
 use super::Subject;
-use super::session::{BLOCK_PAGES, Session};
+use super::session::{BLOCK_PAGES, Read, Session};
 use super::sink::compare_files;
 use crate::exit::Problem;
 use crate::measure::{Cost, timed};
@@ -125,7 +125,9 @@ pub(super) fn session(
     let pool = rayon::ThreadPoolBuilder::new().num_threads(subject.threads).build()?;
     let image = subject.image();
     let rounds = pool.install(|| {
-        session.run(subject, image, effort, |encoder| encode(encoder, image, effort, captures, &file))
+        session.run(subject, image, effort, Read::First, |encoder| {
+            encode(encoder, image, effort, captures, &file)
+        })
     })?;
     let (_, rebuilt) = session.undo(subject, &file)?;
     let last = captures.last().context("there are no rounds")?;
@@ -141,7 +143,7 @@ fn encode(
     captures: &[Capture],
     file: &File,
 ) -> Result<Vec<Round>> {
-    let choose = || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES };
+    let choose = || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES, guest: true };
     let mut past = Past { image, newer: InMemory::new(u64::MAX) };
     let mut out = file;
     let mut sink = |frame: OutFrame<'_>| {

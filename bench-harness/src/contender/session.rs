@@ -5,7 +5,7 @@ use std::fs::File;
 use anyhow::{Context, Result};
 use mig_engine::gpu::Beside;
 use mig_engine::image::WriteAs;
-use mig_engine::live::{self, Applied, Encoder, Setup};
+use mig_engine::live::{self, Applied, Decoder, Encoder, Introspection, LateGuest, Setup};
 use mig_engine::{
     Cancel, CpuWorker, DecodeLimits, Effort, FileStore, FrameRead, FrameReader, Header, MemoryImage,
     PAGE_SIZE, Reference,
@@ -29,6 +29,14 @@ pub(super) struct Session {
     cancel: Cancel,
 }
 
+/// When a guest is read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Read {
+    Never,
+    First,
+    Later,
+}
+
 impl Session {
     /// Opens it.
     ///
@@ -46,23 +54,32 @@ impl Session {
         !self.references.paths.is_empty()
     }
 
-    /// Begins a session on an image, whose blocks have at most the effort `top`, and does the rest of it with its encoder. Runs on
+    /// Begins a session on an image, whose blocks have at most the effort `top`, reads the guest when it says so, and does the rest of it with its encoder. Runs on
     /// the current rayon pool.
     pub(super) fn run<T>(
         &self,
         subject: &Subject,
         image: &MemoryImage,
         top: Effort,
+        read: Read,
         work: impl FnOnce(&mut Encoder<'_>) -> Result<T>,
     ) -> Result<T> {
         let kernels = self.references.kernels.as_ref();
-        let (guest, references) = live::read_image(image, &self.opened, kernels, &self.cancel)?;
+        let (guest, references) = match read {
+            Read::First => live::read_image(image, &self.opened, kernels, &self.cancel)?,
+            Read::Never | Read::Later => (None, self.opened.clone()),
+        };
+        let late = LateGuest::new(kernels.cloned());
+        let introspection = match read {
+            Read::Later => Introspection::Later(&late),
+            Read::Never | Read::First => guest.as_ref().into(),
+        };
         let needs = references.iter().map(|reference| reference.need().clone()).collect();
         let worker = CpuWorker { level: subject.level };
         let mut encoder = Encoder::new(Setup {
             header: Header::new(image.layout().clone(), top, BLOCK_PAGES, needs),
             references: &references,
-            guest: guest.as_ref(),
+            introspection,
             worker: &worker,
             beside: &self.beside,
             level: subject.level,
@@ -84,7 +101,8 @@ impl Session {
         let resolved = self.references.resolve(&header)?;
         let (file, layout) = (subject.scratch_file()?, subject.image().layout());
         let store = FileStore::new(file, layout, WriteAs::Same, &subject.scratch)?.for_rounds();
-        let applied = live::apply_file(&header, &resolved, subject.level, &store, frames, &self.cancel)?;
+        let decoder = Decoder::new(&header, &resolved, subject.level, &self.cancel);
+        let applied = decoder.kernels(self.references.kernels.as_ref()).apply_file(&store, frames)?;
         Ok((applied, store.into_file()))
     }
 }

@@ -32,6 +32,8 @@ pub enum FrameType {
     End = 5,
     /// Bytes that are not memory, in order with the blocks: what to write to a VMM, or a VM's device state.
     Piece = 6,
+    /// One more reference, for the blocks behind it: where a session finds out late what its guest's kernel is.
+    Reference = 7,
 }
 
 /// Takes the frames of a stream, in order: a file, or a transport with connections of its own.
@@ -136,6 +138,7 @@ impl FrameHeader {
             4 => FrameType::Index,
             5 => FrameType::End,
             6 => FrameType::Piece,
+            7 => FrameType::Reference,
             _ => return Err(DecodeError::Invalid { field: "frame type", why: "unknown" }),
         };
         if input.u16("frame header")? != 0 {

@@ -94,20 +94,7 @@ impl Header {
             put_varint(&mut out, segment.gpa.map_or(0, |gpa| gpa + 1));
         }
         put_varint(&mut out, self.references.len() as u64);
-        for reference in &self.references {
-            out.push(match reference.kind {
-                ReferenceKind::Disk => 0,
-                ReferenceKind::Memory => 1,
-                ReferenceKind::Derived => 2,
-            });
-            out.extend_from_slice(&reference.identity);
-            put_varint(&mut out, reference.blocks);
-            put_varint(&mut out, reference.name.len() as u64);
-            out.extend_from_slice(reference.name.as_bytes());
-            if let Some(derivation) = &reference.derivation {
-                derivation.write(&mut out);
-            }
-        }
+        self.references.iter().for_each(|reference| reference.write(&mut out));
         out
     }
 
@@ -141,39 +128,86 @@ impl Header {
         }
         let layout = ImageLayout::new(format, file_len, segments)?;
         let count = input.varint_max("reference count", limits::REFERENCES)?;
-        let mut derived = 0;
         let mut references: Vec<ReferenceNeed> = Vec::new();
         for _ in 0..count {
-            let kind = match input.u8("reference kind")? {
-                0 => ReferenceKind::Disk,
-                1 => ReferenceKind::Memory,
-                2 => ReferenceKind::Derived,
-                _ => return Err(DecodeError::Invalid { field: "reference kind", why: "unknown" }),
-            };
-            let identity = input.array("reference identity")?;
-            let blocks = input.varint_max("reference length", limits::PAGE_COUNT)?;
-            let name_len = input.varint_max("reference name", limits::NAME)?;
-            let name = std::str::from_utf8(input.take(name_len as usize, "reference name")?)
-                .map_err(|_| DecodeError::Invalid { field: "reference name", why: "not UTF-8" })?
-                .to_owned();
-            let mut derivation = None;
-            if kind == ReferenceKind::Derived {
-                let found = Derivation::read(&mut input, blocks)?;
-                let parent = references.get(usize::from(found.parent));
-                if parent.is_none_or(|parent| parent.kind != ReferenceKind::Disk) {
-                    let why = "what it is made from is no disk that comes before it";
-                    return Err(DecodeError::Invalid { field: "kernel image", why });
-                }
-                derived += 1;
-                if derived > limits::DERIVED {
-                    let (field, value) = ("kernel images", derived);
-                    return Err(DecodeError::TooLarge { field, value, max: limits::DERIVED });
-                }
-                derivation = Some(Box::new(found));
-            }
-            references.push(ReferenceNeed { kind, identity, blocks, name, derivation });
+            references.push(ReferenceNeed::read(&mut input, &references)?);
         }
         input.finish("header")?;
         Ok(Header { layout, effort, random_access, block_pages, references })
+    }
+
+    /// The same stream from a reference frame on, whose meta part this is.
+    pub(crate) fn with_late_reference(&self, meta: &[u8]) -> Result<Self, DecodeError> {
+        let (count, max) = (self.references.len() as u64 + 1, limits::REFERENCES);
+        if count > max {
+            return Err(DecodeError::TooLarge { field: "reference count", value: count, max });
+        }
+        let mut input = Input::new(meta);
+        let need = ReferenceNeed::read(&mut input, &self.references)?;
+        input.finish("late reference")?;
+        if need.kind != ReferenceKind::Derived {
+            let why = "it is no kernel image, and files must be known from the start";
+            return Err(DecodeError::Invalid { field: "late reference", why });
+        }
+        let mut header = self.clone();
+        header.references.push(need);
+        Ok(header)
+    }
+}
+
+impl ReferenceNeed {
+    /// The meta part of the frame that brings it late.
+    pub(crate) fn to_meta(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.push(match self.kind {
+            ReferenceKind::Disk => 0,
+            ReferenceKind::Memory => 1,
+            ReferenceKind::Derived => 2,
+        });
+        out.extend_from_slice(&self.identity);
+        put_varint(out, self.blocks);
+        put_varint(out, self.name.len() as u64);
+        out.extend_from_slice(self.name.as_bytes());
+        if let Some(derivation) = &self.derivation {
+            derivation.write(out);
+        }
+    }
+
+    /// Reads one that comes behind `earlier`.
+    fn read(input: &mut Input<'_>, earlier: &[ReferenceNeed]) -> Result<Self, DecodeError> {
+        let kind = match input.u8("reference kind")? {
+            0 => ReferenceKind::Disk,
+            1 => ReferenceKind::Memory,
+            2 => ReferenceKind::Derived,
+            _ => return Err(DecodeError::Invalid { field: "reference kind", why: "unknown" }),
+        };
+        let identity = input.array("reference identity")?;
+        let blocks = input.varint_max("reference length", limits::PAGE_COUNT)?;
+        let name_len = input.varint_max("reference name", limits::NAME)?;
+        let name = std::str::from_utf8(input.take(name_len as usize, "reference name")?)
+            .map_err(|_| DecodeError::Invalid { field: "reference name", why: "not UTF-8" })?
+            .to_owned();
+        let mut derivation = None;
+        if kind == ReferenceKind::Derived {
+            let found = Derivation::read(input, blocks)?;
+            let parent = earlier.get(usize::from(found.parent));
+            if parent.is_none_or(|parent| parent.kind != ReferenceKind::Disk) {
+                let why = "what it is made from is no disk that comes before it";
+                return Err(DecodeError::Invalid { field: "kernel image", why });
+            }
+            let derived =
+                earlier.iter().filter(|need| need.kind == ReferenceKind::Derived).count() as u64 + 1;
+            if derived > limits::DERIVED {
+                let (field, value) = ("kernel images", derived);
+                return Err(DecodeError::TooLarge { field, value, max: limits::DERIVED });
+            }
+            derivation = Some(Box::new(found));
+        }
+        Ok(ReferenceNeed { kind, identity, blocks, name, derivation })
     }
 }

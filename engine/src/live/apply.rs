@@ -3,7 +3,7 @@
 //! Blocks are decoded several at once and applied in order. One that does not verify is asked for again, and what comes
 //! behind it waits: it may refer to those pages. Nothing counts, and nothing behind it is delivered, before it verifies.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use mig_simd::Level;
 use xxhash_rust::xxh3::Xxh3;
@@ -17,6 +17,7 @@ use crate::format::Header;
 use crate::format::frame::{Frame, FrameRead, FrameType};
 use crate::format::index::End;
 use crate::format::wire::Input;
+use crate::kernel::KernelCache;
 use crate::pipeline::{self, Steps};
 use crate::progress::Cancel;
 use crate::refs::Reference;
@@ -123,6 +124,7 @@ enum Parsed {
     Block(Box<ParsedBlock>),
     Opaque(u64, Vec<u8>),
     Piece(Vec<u8>),
+    Reference,
     End(End),
 }
 
@@ -139,6 +141,7 @@ impl Parsed {
                 Parsed::Opaque(offset, bytes)
             }
             FrameType::Piece => Parsed::Piece(read_plain(&frame, Input::new(&frame.meta), "piece")?),
+            FrameType::Reference => Parsed::Reference,
             FrameType::End => Parsed::End(End::read(&frame.meta)?),
         })
     }
@@ -170,33 +173,67 @@ impl Sum {
     }
 }
 
-/// What one frame needs to be applied.
-struct Apply<'d, D: ?Sized> {
-    decoder: &'d BlockDecoder<'d>,
-    header: &'d Header,
-    to: &'d D,
+/// A session's header and references from the frame on that brought one more.
+struct Late {
+    sequence: u64,
+    header: Header,
+    references: Vec<Option<Reference>>,
 }
 
-impl<D: Destination> Apply<'_, D> {
+/// Rebuilds what a session brings.
+#[derive(Clone, Copy, Debug)]
+pub struct Decoder<'a> {
+    header: &'a Header,
+    references: &'a [Option<Reference>],
+    kernels: Option<&'a KernelCache>,
+    level: Level,
+    cancel: &'a Cancel,
+}
+
+impl<'a> Decoder<'a> {
+    /// For the session with this header (see [`read_header`]). `references` are what it needs, in its order; what is not at hand is
+    /// `None`, and an error only for blocks that use it. `cancel` stops the work.
+    pub fn new(
+        header: &'a Header,
+        references: &'a [Option<Reference>],
+        level: Level,
+        cancel: &'a Cancel,
+    ) -> Self {
+        Decoder { header, references, kernels: None, level, cancel }
+    }
+
+    /// A kernel image that the session brings late is kept in, and taken from, a cache.
+    pub fn kernels(mut self, cache: Option<&'a KernelCache>) -> Self {
+        self.kernels = cache;
+        self
+    }
+
     /// Applies one frame. Errors before anything is lost may be mended by asking again.
-    fn frame(&self, parsed: Parsed, sum: &mut Sum) -> Result<u64, DecodeError> {
+    fn frame<D: Destination>(
+        &self,
+        blocks: &BlockDecoder<'_>,
+        parsed: Parsed,
+        to: &D,
+        sum: &mut Sum,
+    ) -> Result<u64, DecodeError> {
         if sum.ended {
             return Err(DecodeError::Invalid { field: "stream", why: "it goes on after its end" });
         }
         match parsed {
             Parsed::Block(block) => {
                 let before = sum.done.pages;
-                self.decoder.apply(&block, self.to)?;
+                blocks.apply(&block, to)?;
                 sum.add(&block);
-                self.to.block(&block)?;
+                to.block(&block)?;
                 return Ok(sum.done.pages - before);
             }
             Parsed::Opaque(offset, bytes) => {
                 check_opaque(&self.header.layout, offset, bytes.len() as u64)?;
-                let written = self.to.write_opaque(offset, &bytes);
+                let written = to.write_opaque(offset, &bytes);
                 written.map_err(|source| DecodeError::Io { what: "storing bytes", source })?;
             }
-            Parsed::Piece(bytes) => self.to.piece(&bytes)?,
+            Parsed::Piece(bytes) => to.piece(&bytes)?,
+            Parsed::Reference => {}
             Parsed::End(found) => {
                 if found.index_offset != 0 {
                     return Err(DecodeError::Invalid {
@@ -216,65 +253,101 @@ impl<D: Destination> Apply<'_, D> {
         }
         Ok(0)
     }
-}
 
-/// Applies a session's frames, from the one after the header to the end, in the current rayon pool. `references` are
-/// what the header needs, in its order.
-///
-/// # Errors
-///
-/// What could not be mended by asking again; a stream that stops before its end.
-pub fn apply<D: Destination>(
-    header: &Header,
-    references: &[Option<Reference>],
-    level: Level,
-    to: &D,
-    frames: &impl Arrivals,
-    cancel: &Cancel,
-) -> Result<Applied, DecodeError> {
-    let decoder = BlockDecoder::new(header, references, level);
-    let mut sum = Sum { digest: Xxh3::new(), done: Applied::default(), seen: Bits::default(), ended: false };
-    let apply = Apply { decoder: &decoder, header, to };
-    let parse = |Arrival { sequence, frame }| {
-        let parsed = frame.and_then(|frame| Parsed::new(&decoder, frame));
-        (sequence, parsed)
-    };
-    let steps = Steps {
-        source: || {
-            if cancel.is_cancelled() {
-                return Err(DecodeError::Cancelled);
-            }
-            frames.next()
-        },
-        spread: |arrival: Arrival| Ok(parse(arrival)),
-        ordered: |(sequence, mut parsed): (u64, Result<Parsed, DecodeError>)| {
-            let mut attempt = 0;
-            let pages = loop {
-                match parsed.and_then(|parsed| apply.frame(parsed, &mut sum)) {
-                    Ok(pages) => break pages,
-                    Err(error) if is_mendable(&error) && !cancel.is_cancelled() => {
-                        attempt += 1;
-                        sum.done.again += 1;
-                        parsed = parse(frames.again(sequence, attempt, error)?).1;
-                    }
-                    Err(error) => return Err(error),
-                }
-            };
-            frames.verified(sequence, pages);
-            if sum.ended {
-                frames.ended();
-            }
-            Ok(())
-        },
-        again: Ok,
-        sink: Ok,
-    };
-    pipeline::run(rayon::current_num_threads() + 1, steps)?;
-    if !sum.ended {
-        let (needed, left) = (header.layout.page_count(), sum.done.distinct);
-        return Err(DecodeError::Truncated { field: "stream (it has no end)", needed, left });
+    /// Takes note of the frame that brings one more reference; a session has one such frame at most.
+    fn late(&self, sequence: u64, frame: &Frame, late: &OnceLock<Late>) -> Result<(), DecodeError> {
+        let header = self.header.with_late_reference(&frame.meta)?;
+        let need = header.references.last();
+        let made = need.and_then(|need| Reference::made(need, self.references, self.kernels));
+        let references = self.references.iter().cloned().chain([made]).collect();
+        if late.get_or_init(|| Late { sequence, header, references }).sequence != sequence {
+            return Err(DecodeError::Invalid { field: "stream", why: "a second late reference" });
+        }
+        Ok(())
     }
-    Ok(sum.done)
+
+    /// Applies a session's frames, from the one after the header to the end, in the current rayon pool.
+    ///
+    /// # Errors
+    ///
+    /// What could not be mended by asking again; a stream that stops before its end.
+    pub fn apply<D: Destination>(&self, to: &D, frames: &impl Arrivals) -> Result<Applied, DecodeError> {
+        let Decoder { header, references, level, cancel, .. } = *self;
+        let first = BlockDecoder::new(header, references, level);
+        let (late, second) = (OnceLock::<Late>::new(), OnceLock::new());
+        // Frames before the late reference are read without it, whenever that is.
+        let decoder = |sequence: u64| match late.get() {
+            Some(late) if sequence > late.sequence => {
+                second.get_or_init(|| BlockDecoder::new(&late.header, &late.references, level))
+            }
+            _ => &first,
+        };
+        let mut sum =
+            Sum { digest: Xxh3::new(), done: Applied::default(), seen: Bits::default(), ended: false };
+        let parse = |Arrival { sequence, frame }| {
+            let parsed = frame.and_then(|frame| {
+                if frame.kind == FrameType::Reference {
+                    self.late(sequence, &frame, &late)?;
+                }
+                Parsed::new(decoder(sequence), frame)
+            });
+            (sequence, parsed)
+        };
+        let steps = Steps {
+            source: || {
+                if cancel.is_cancelled() {
+                    return Err(DecodeError::Cancelled);
+                }
+                let next = frames.next()?;
+                if let Some(Arrival { sequence, frame: Ok(frame) }) = &next
+                    && frame.kind == FrameType::Reference
+                {
+                    // Those behind it may be read before it is applied. What is wrong with it is said when its turn comes.
+                    let _ = self.late(*sequence, frame, &late);
+                }
+                Ok(next)
+            },
+            spread: |arrival: Arrival| Ok(parse(arrival)),
+            ordered: |(sequence, mut parsed): (u64, Result<Parsed, DecodeError>)| {
+                let mut attempt = 0;
+                let pages = loop {
+                    let applied =
+                        parsed.and_then(|parsed| self.frame(decoder(sequence), parsed, to, &mut sum));
+                    match applied {
+                        Ok(pages) => break pages,
+                        Err(error) if is_mendable(&error) && !cancel.is_cancelled() => {
+                            attempt += 1;
+                            sum.done.again += 1;
+                            parsed = parse(frames.again(sequence, attempt, error)?).1;
+                        }
+                        Err(error) => return Err(error),
+                    }
+                };
+                frames.verified(sequence, pages);
+                if sum.ended {
+                    frames.ended();
+                }
+                Ok(())
+            },
+            again: Ok,
+            sink: Ok,
+        };
+        pipeline::run(rayon::current_num_threads() + 1, steps)?;
+        if !sum.ended {
+            let (needed, left) = (header.layout.page_count(), sum.done.distinct);
+            return Err(DecodeError::Truncated { field: "stream (it has no end)", needed, left });
+        }
+        Ok(sum.done)
+    }
+
+    /// As [`apply`](Self::apply), from a stream that was recorded.
+    ///
+    /// # Errors
+    ///
+    /// As for [`apply`](Self::apply); nothing can be asked for again.
+    pub fn apply_file<D: Destination>(&self, to: &D, frames: impl FrameRead) -> Result<Applied, DecodeError> {
+        self.apply(to, &FromFile(Mutex::new((frames, 0))))
+    }
 }
 
 /// Whether the same frame, coded without references, may do better.
@@ -298,20 +371,4 @@ impl<F: FrameRead> Arrivals for FromFile<F> {
     }
 
     fn verified(&self, _: u64, _: u64) {}
-}
-
-/// As [`apply`], from a stream that was recorded.
-///
-/// # Errors
-///
-/// As for [`apply`]; nothing can be asked for again.
-pub fn apply_file<D: Destination>(
-    header: &Header,
-    references: &[Option<Reference>],
-    level: Level,
-    to: &D,
-    frames: impl FrameRead,
-    cancel: &Cancel,
-) -> Result<Applied, DecodeError> {
-    apply(header, references, level, to, &FromFile(Mutex::new((frames, 0))), cancel)
 }

@@ -4,6 +4,8 @@
 //! not change during a call is what the destination had before it: so blocks of one call can be coded in any order, and the
 //! versions that they send become the past when the call ends.
 
+use std::sync::OnceLock;
+
 use mig_simd::{Level, page_eq};
 use rayon::prelude::*;
 use xxhash_rust::xxh3::Xxh3;
@@ -38,8 +40,8 @@ pub struct Setup<'a> {
     pub header: Header,
     /// What blocks may refer to.
     pub references: &'a [Reference],
-    /// What the guest says of itself, if it can be read: for images.
-    pub guest: Option<&'a Guest>,
+    /// What is used of what the guest says of itself: for images.
+    pub introspection: Introspection<'a>,
     /// Who scans pages.
     pub worker: &'a dyn ScanWorker,
     /// Who scans besides.
@@ -52,6 +54,84 @@ pub struct Setup<'a> {
     pub cancel: Cancel,
 }
 
+/// What is used of what a guest says of itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Introspection<'a> {
+    /// Nothing, or it can't be read.
+    #[default]
+    Off,
+    /// This, from the first page on. Its kernel is among the references, if one of them has it.
+    Read(&'a Guest),
+    /// It is read when a [`Choice`] asks for it, and the pages behind are coded with it. Its kernel comes in a frame of its own, so
+    /// the destination must know such frames.
+    Later(&'a LateGuest),
+}
+
+impl<'a> From<Option<&'a Guest>> for Introspection<'a> {
+    fn from(guest: Option<&'a Guest>) -> Self {
+        guest.map_or(Introspection::Off, Introspection::Read)
+    }
+}
+
+impl<'a> Introspection<'a> {
+    fn guest(self) -> Option<&'a Guest> {
+        match self {
+            Introspection::Off => None,
+            Introspection::Read(guest) => Some(guest),
+            Introspection::Later(late) => late.read.get()?.guest.as_ref(),
+        }
+    }
+}
+
+/// A guest that is read once that is worth its time; until then, and for ever over a link that is faster than we are, its
+/// pages are coded as any others. For one session.
+#[derive(Debug, Default)]
+pub struct LateGuest {
+    kernels: Option<KernelCache>,
+    read: OnceLock<ReadGuest>,
+}
+
+/// What became of a [`LateGuest`].
+#[derive(Debug)]
+struct ReadGuest {
+    guest: Option<Guest>,
+    /// The session's references, with the guest's kernel if one of them has it.
+    references: Vec<Reference>,
+    /// The first frame that may use them.
+    from: u64,
+}
+
+impl LateGuest {
+    /// One that nobody has read yet. Kernel images are kept in, and taken from, a cache.
+    pub fn new(kernels: Option<KernelCache>) -> Self {
+        LateGuest { kernels, read: OnceLock::new() }
+    }
+
+    /// Whether it was read. That doesn't say that it could be.
+    pub fn is_read(&self) -> bool {
+        self.read.get().is_some()
+    }
+}
+
+impl<'a> Setup<'a> {
+    /// The references that the frame with this number may use.
+    fn references_of(&self, sequence: u64) -> &'a [Reference] {
+        let read = match self.introspection {
+            Introspection::Later(late) => late.read.get(),
+            Introspection::Off | Introspection::Read(_) => None,
+        };
+        read.filter(|read| sequence >= read.from).map_or(self.references, |read| &read.references)
+    }
+
+    /// The guest that is still to be read.
+    fn unread(&self) -> Option<&'a LateGuest> {
+        match self.introspection {
+            Introspection::Later(late) if !late.is_read() => Some(late),
+            _ => None,
+        }
+    }
+}
+
 /// How the next block is to be made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
@@ -59,6 +139,8 @@ pub struct Choice {
     pub how: How,
     /// Pages that it holds at most. More pages compress better; fewer can follow the link sooner.
     pub pages: u64,
+    /// Whether what the guest says of itself is worth the time to read it, if that is [to be read](Introspection::Later).
+    pub guest: bool,
 }
 
 /// Is asked before each block; from any thread.
@@ -202,10 +284,27 @@ impl<'a> Encoder<'a> {
             Some(have) => self.kept(image, &pages, have, sink)?,
             None => Some(pages),
         };
-        match pages {
-            Some(pages) => self.blocks(image, 0, &pages, choose, sink),
-            None => Ok(()),
+        let Some(pages) = pages else { return Ok(()) };
+        let mut done = self.blocks(image, 0, &pages, choose, sink)?;
+        while done < pages.len() {
+            self.read_guest(image, sink)?;
+            let rest = PageSet::from_ranges(pages.slice(done..pages.len()))?;
+            done += self.blocks(image, 0, &rest, choose, sink)?;
         }
+        Ok(())
+    }
+
+    /// Reads the guest that was to be read later, and tells the destination of its kernel.
+    fn read_guest<'i>(&mut self, image: &MemoryImage, sink: Sink<'_, 'i>) -> Result<(), EncodeError> {
+        let Some(late) = self.setup.unread() else { return Ok(()) };
+        let (known, cancel) = (self.setup.references, &self.setup.cancel);
+        let (guest, references) = read_image(image, known, late.kernels.as_ref(), cancel)?;
+        for kernel in &references[known.len()..] {
+            let sequence = self.sent.frame();
+            sink(OutFrame::of_meta(FrameType::Reference, sequence, &kernel.need().to_meta()))?;
+        }
+        late.read.get_or_init(|| ReadGuest { guest, references, from: self.sent.sequence });
+        Ok(())
     }
 
     /// Names the pages that the destination has, and gives the others.
@@ -293,6 +392,7 @@ impl<'a> Encoder<'a> {
         Ok(batched)
     }
 
+    /// Gives how many of the pages were coded: all, unless the guest is to be read before the others.
     fn blocks<'s, S: PageSource + ?Sized>(
         &mut self,
         source: &'s S,
@@ -300,11 +400,11 @@ impl<'a> Encoder<'a> {
         pages: &PageSet,
         choose: Choose<'_>,
         sink: Sink<'_, 's>,
-    ) -> Result<(), EncodeError>
+    ) -> Result<u64, EncodeError>
     where
         'a: 's,
     {
-        let Setup { references, beside, .. } = self.setup;
+        let (references, beside) = (self.setup.references_of(self.sent.sequence), self.setup.beside);
         beside
             .scan(source, references, |ahead| self.blocks_ahead(source, round, (pages, ahead), choose, sink))
     }
@@ -317,14 +417,15 @@ impl<'a> Encoder<'a> {
         (pages, ahead): (&PageSet, Option<&ScanAhead>),
         choose: Choose<'_>,
         sink: Sink<'_, 's>,
-    ) -> Result<(), EncodeError>
+    ) -> Result<u64, EncodeError>
     where
         'a: 's,
     {
-        let Setup { header, references, guest, worker, level, top, cancel, .. } = &self.setup;
+        let Setup { header, worker, level, top, cancel, .. } = &self.setup;
+        let references = self.setup.references_of(self.sent.sequence);
         let encoder: BlockEncoder<'s, S> =
             BlockEncoder::new(source, references, *worker, *level, *top, false)?.round(round);
-        let encoder = match guest {
+        let encoder = match self.setup.introspection.guest() {
             Some(guest) => encoder.with_guest(guest),
             None => encoder,
         };
@@ -334,7 +435,9 @@ impl<'a> Encoder<'a> {
         } else {
             encoder
         };
-        if !self.learned {
+        let unread = self.setup.unread().is_some();
+        // Reading older images takes as long as reading the guest, and is worth it when that is.
+        if !self.learned && !unread {
             self.history.learn(&encoder, cancel)?;
             self.learned = true;
         }
@@ -356,6 +459,9 @@ impl<'a> Encoder<'a> {
             }
             announcer.next_is(next);
             let choice = choose();
+            if unread && choice.guest {
+                return Ok(None);
+            }
             let end = pages.len().min(next + whole_chunks(choice.pages).clamp(1, block_pages));
             let set = PageSet::from_ranges(pages.slice(next..end))?;
             next = end;
@@ -370,7 +476,8 @@ impl<'a> Encoder<'a> {
             }
             Ok(left.next().map(|list| (choose().how, list)))
         };
-        run(&encoder, history, lists, |how, list| encoder.sample_as(list, how), &mut send)
+        run(&encoder, history, lists, |how, list| encoder.sample_as(list, how), &mut send)?;
+        Ok(next)
     }
 }
 
@@ -426,8 +533,9 @@ pub fn alone<'s, S: PageSource + ?Sized>(
     sequence: u64,
 ) -> Result<OutFrame<'s>, EncodeError> {
     let effort = Effort::Fast;
+    let references = setup.references_of(sequence);
     let encoder: BlockEncoder<'s, S> =
-        BlockEncoder::new(source, setup.references, setup.worker, setup.level, effort, false)?.round(round);
+        BlockEncoder::new(source, references, setup.worker, setup.level, effort, false)?.round(round);
     let how = How { effort, reach: Reach::Alone };
     let mut history = History::of_nothing(pages.len());
     let block = encoder.code(&history.settle(&encoder, encoder.scan_as(pages, how, None)?)?)?;

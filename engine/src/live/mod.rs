@@ -7,7 +7,7 @@
 //!
 //! * [`Encoder`] makes frames: of a whole image, or of batches of captured pages in rounds ([`Encoder::batch`]), and ends
 //!   with the device state ([`Encoder::piece`]). [`alone`] codes a block again that the destination could not verify.
-//! * [`apply`] takes the frames in order, verifies and stores what is in them, and asks again for what does not verify.
+//! * [`Decoder`] takes the frames in order, verifies and stores what is in them, and asks again for what does not verify.
 //! * [`Rounds`] decides which dirty pages are worth sending now, and which keep changing and had better wait; it reports
 //!   what a VMM needs to decide when to stop the guest.
 //! * [`LastSent`] is what the source remembers of the destination: [`InMemory`] within a limit, or a [`FlatFile`], which is
@@ -27,8 +27,11 @@ mod rounds;
 
 pub(crate) use bits::Bits;
 
-pub use apply::{Applied, Arrival, Arrivals, Destination, apply, apply_file, header_frame, read_header};
-pub use encoder::{Batched, Choice, Choose, Encoder, Setup, Sink, alone, alone_of_batch, read_image};
+pub use apply::{Applied, Arrival, Arrivals, Decoder, Destination, header_frame, read_header};
+pub use encoder::{
+    Batched, Choice, Choose, Encoder, Introspection, LateGuest, Setup, Sink, alone, alone_of_batch,
+    read_image,
+};
 pub use flat::FlatFile;
 pub use frames::{Have, OutFrame};
 pub use past::{InMemory, LastSent};

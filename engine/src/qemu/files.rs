@@ -17,7 +17,9 @@ use crate::format::frame::FrameRead;
 use crate::format::{FrameWrite, Header};
 use crate::gpu::Beside;
 use crate::image::{ImageError, ImageFormat, ImageLayout, Segment, mapped_ram};
-use crate::live::{self, Applied, Choice, Destination, Encoder, FlatFile, OutFrame, Setup, Sink};
+use crate::live::{
+    self, Applied, Choice, Decoder, Destination, Encoder, FlatFile, Introspection, OutFrame, Setup, Sink,
+};
 use crate::options::Effort;
 use crate::page::{PAGE_SIZE, Page, PageSet};
 use crate::progress::{Cancel, OnProgress, Progress};
@@ -192,8 +194,16 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
         let pages = header.layout.page_count();
         let past = self.past.take().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
         let past = FlatFile::new(past, pages)?;
-        let mut encoder =
-            Encoder::new(Setup { header, references, guest: None, worker, beside, level, top, cancel })?;
+        let mut encoder = Encoder::new(Setup {
+            header,
+            references,
+            introspection: Introspection::Off,
+            worker,
+            beside,
+            level,
+            top,
+            cancel,
+        })?;
         (self.out)(Out::Frame(encoder.header()))?;
         self.session = Some((encoder, past));
         Ok(())
@@ -251,7 +261,7 @@ pub fn pack(
 ) -> Result<Packed, StreamError> {
     let mut packed = Packed::default();
     let effort = coding.top;
-    let choose = move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES };
+    let choose = move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES, guest: true };
     let (mut pages, mut total_pages) = (0, 0);
     let past = tempfile::tempfile_in(dir)?;
     let mut take = |event: Out<'_>| {
@@ -404,7 +414,7 @@ pub fn unpack(
     let file = tempfile::tempfile_in(dir)
         .map_err(|source| DecodeError::Io { what: "making a temporary file", source })?;
     let to = Rebuilt::new(header, file, out)?;
-    let applied = live::apply_file(header, references, level, &to, frames, cancel)?;
+    let applied = Decoder::new(header, references, level, cancel).apply_file(&to, frames)?;
     Ok((applied, to.into_parts().0))
 }
 

@@ -135,6 +135,7 @@ impl Incoming {
             block_pages,
             window,
             connections: limits.connections,
+            late_reference: true,
             have: have.is_some(),
             resume: None,
             host: Machine::here(),

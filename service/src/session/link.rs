@@ -12,8 +12,8 @@ use crate::controller::{Controller, Observed, Plan};
 use crate::load::Load;
 use crate::wire::Meter;
 
-/// How long to measure at least, in microseconds of the receiver's clock.
-const INTERVAL: u64 = 100_000;
+/// How long to measure at least, in microseconds of the receiver's clock: as long as nothing is known of the link, and then.
+const INTERVALS: [u64; 2] = [20_000, 100_000];
 /// Fewer bytes than these on their way, and the link may have run dry.
 const DRY: u64 = 48 << 10;
 
@@ -74,7 +74,8 @@ impl Link {
         let sent = outbox.sent();
         let mut state = lock(&self.state);
         state.latest = meter;
-        state.least_waiting = state.least_waiting.min(Self::waiting(&state, &sent));
+        let waiting = Self::waiting(&state, &sent);
+        state.waits(waiting);
         let first = state.meter == Meter::default();
         let passed = meter.time.saturating_sub(state.meter.time);
         // A receiver that was started anew counts from zero.
@@ -83,7 +84,8 @@ impl Link {
             return;
         }
         let delivered = meter.received - state.meter.received;
-        if passed < INTERVAL || delivered < DRY && passed < 5 * INTERVAL {
+        let interval = INTERVALS[usize::from(state.controller.rate().is_some())];
+        if passed < interval || delivered < DRY && passed < 5 * interval {
             return;
         }
         let seconds = passed as f64 / 1e6;
@@ -122,7 +124,7 @@ impl Link {
         let sent = outbox.sent();
         let mut state = lock(&self.state);
         let waiting = Self::waiting(&state, &sent);
-        state.least_waiting = state.least_waiting.min(waiting);
+        state.waits(waiting);
         state.controller.choose(waiting)
     }
 
@@ -139,6 +141,16 @@ impl Link {
 }
 
 impl State {
+    /// Takes note of the bytes that are not with the receiver. What a link carries is measured from when something waits for it, and as
+    /// long as that is so.
+    fn waits(&mut self, bytes: u64) {
+        let turned = self.least_waiting != u64::MAX && (bytes > DRY) != (self.least_waiting > DRY);
+        if turned && self.controller.rate().is_none() {
+            self.start_interval(self.latest);
+        }
+        self.least_waiting = self.least_waiting.min(bytes);
+    }
+
     fn start_interval(&mut self, meter: Meter) {
         self.meter = meter;
         self.load = Load::now();

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use mig_engine::live::apply;
 use mig_engine::{Cancel, Reference};
 
 use super::partial::{NoPartial, Partial};
@@ -108,7 +107,7 @@ impl ImageTarget {
         let store = partial.start(&head, &header.layout).map_err(failed)?;
         let applied = how
             .pool()?
-            .install(|| apply(&header, &references, how.level, &store, session.as_ref(), session.cancel()));
+            .install(|| how.decoder(&header, &references, session).apply(&store, session.as_ref()));
         let applied = applied.map_err(failed)?;
         if applied.distinct != header.layout.page_count() {
             let (have, all) = (applied.distinct, header.layout.page_count());

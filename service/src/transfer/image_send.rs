@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use mig_engine::guest::Guest;
-use mig_engine::live::{self, Encoder, OutFrame, Setup};
+use mig_engine::live::{self, Encoder, Introspection, LateGuest, OutFrame, Setup};
 use mig_engine::{Effort, EncodeError, Header, MemoryImage, Reference};
 
 use super::sending::{Account, Sending, Session, Watcher, What, tell_progress};
@@ -36,11 +36,18 @@ pub fn send_image(
         let (opened, agreed, others) =
             opened.with_context(|| format!("cannot reach {}", sending.target.address))?;
         // What only the sender has is of no use; what the guest says of itself may be.
-        let (guest, with_kernel) = match opened.top {
-            Effort::Store => (None, agreed.clone()),
-            _ => live::read_image(image, &agreed, sending.kernels.as_ref(), &sending.cancel)?,
+        let kernels = sending.kernels.as_ref();
+        let guest = match opened.top {
+            Effort::Store => ReadGuest { references: agreed.clone(), ..ReadGuest::default() },
+            _ if opened.late_guest => {
+                let late = Some(LateGuest::new(kernels.cloned()));
+                ReadGuest { references: agreed.clone(), guest: None, late }
+            }
+            _ => {
+                let (guest, references) = live::read_image(image, &agreed, kernels, &sending.cancel)?;
+                ReadGuest { references, guest, late: None }
+            }
         };
-        let guest = ReadGuest { guest, references: with_kernel };
         match send(image, &guest, opened, sending, start, on) {
             Ok(summary) => {
                 on(&Event::Done(Box::new(summary.clone())));
@@ -64,10 +71,21 @@ pub fn send_image(
     }
 }
 
-/// What the guest says of itself, and the references with the kernel that it runs.
+/// What the guest says of itself, or will; and the references, with the kernel that it runs if that is known already.
+#[derive(Default)]
 struct ReadGuest {
-    guest: Option<Guest>,
     references: Vec<Reference>,
+    guest: Option<Guest>,
+    late: Option<LateGuest>,
+}
+
+impl ReadGuest {
+    fn introspection(&self) -> Introspection<'_> {
+        match &self.late {
+            Some(late) => Introspection::Later(late),
+            None => self.guest.as_ref().into(),
+        }
+    }
 }
 
 /// Why a session ended: for a reason of this host's, or between the two.
@@ -88,13 +106,13 @@ fn send<'f>(
     on: OnEvent<'_>,
 ) -> Result<Summary, Failed> {
     let sender = opened.sender;
-    let (references, guest) = (&guest.references[..], guest.guest.as_ref());
+    let (references, introspection) = (&guest.references[..], guest.introspection());
     let needs = references.iter().map(|reference| reference.need().clone()).collect();
     let header = Header::new(image.layout().clone(), opened.top, opened.block_pages, needs);
     let setup = || Setup {
         header: header.clone(),
         references,
-        guest,
+        introspection,
         worker: sending.worker,
         beside: sending.beside,
         level: sending.level,

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mig_engine::live::apply;
 use mig_engine::qemu::Rebuilt;
 use mig_engine::{Cancel, Reference};
 
@@ -123,9 +122,8 @@ impl QemuTarget {
         let file = snapshot.file().map_err(|error| storage(&error))?;
         let to = Rebuilt::new(&header, file, BufWriter::with_capacity(1 << 18, out))
             .map_err(|error| why(session, &error))?;
-        let applied = how
-            .pool()?
-            .install(|| apply(&header, &references, how.level, &to, session.as_ref(), session.cancel()));
+        let applied =
+            how.pool()?.install(|| how.decoder(&header, &references, session).apply(&to, session.as_ref()));
         let applied = applied.map_err(|error| match error {
             mig_engine::DecodeError::Io { what: "writing the stream", source }
                 if session.outcome().is_none() =>

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mig_engine::live::{self, FlatFile, OutFrame, Setup};
+use mig_engine::live::{self, FlatFile, Introspection, OutFrame, Setup};
 use mig_engine::qemu::{
     Coder, Coding, Events, Holding, Input, Out, Parser, RamBlock, Record, StreamError, Transcoder,
 };
@@ -221,7 +221,16 @@ fn run(
         let header = lock(&header).clone().ok_or(EncodeError::PageSet("there is no header yet"))?;
         let Sending { worker, beside, level, .. } = *sending;
         let cancel = sending.cancel.clone();
-        let setup = Setup { header, references, guest: None, worker, beside, level, top, cancel };
+        let setup = Setup {
+            header,
+            references,
+            introspection: Introspection::Off,
+            worker,
+            beside,
+            level,
+            top,
+            cancel,
+        };
         live::alone_of_batch(&setup, batch.round, (&batch.pages, &batch.bytes), pages, frame.sequence())
     };
     let (account, over, sent_all) = (Account::default(), AtomicBool::new(false), AtomicBool::new(false));

@@ -1,6 +1,6 @@
 //! What receiving an image and receiving a running guest have in common.
 
-use mig_engine::live::{Arrivals, read_header};
+use mig_engine::live::{Arrivals, Decoder, read_header};
 use mig_engine::{
     Cancel, DecodeError, DecodeLimits, Effort, Header, KernelCache, Level, Reference, ReferenceNeed, Resolved,
 };
@@ -67,6 +67,16 @@ impl Receiving {
         let message =
             format!("a guest of {} MiB; this receiver takes up to {} MiB", pages >> 8, self.max_pages >> 8);
         Refusal::new(Code::TooLarge, message)
+    }
+
+    /// What rebuilds a session's pages.
+    pub(super) fn decoder<'a>(
+        &'a self,
+        header: &'a Header,
+        references: &'a [Option<Reference>],
+        session: &'a Incoming,
+    ) -> Decoder<'a> {
+        Decoder::new(header, references, self.level, session.cancel()).kernels(self.kernels.as_ref())
     }
 
     /// Reads the stream's header, and puts the references in its order.

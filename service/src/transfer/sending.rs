@@ -107,6 +107,8 @@ pub(super) struct Session<'f> {
     pub(super) block_pages: u64,
     /// The highest effort that blocks can have.
     pub(super) top: Effort,
+    /// Whether the guest may be read once that pays, and its kernel announced then.
+    pub(super) late_guest: bool,
 }
 
 /// What is to be sent, as the handshake says it.
@@ -144,7 +146,12 @@ impl Sending<'_> {
             EffortChoice::Fixed(effort) => Controller::fixed(effort, in_flight),
             EffortChoice::Auto => {
                 let cores = [self.threads as u32, welcome.host.cores.max(1)];
-                Controller::new(&efforts, cores, here.is_same(&welcome.host), in_flight)
+                let controller = Controller::new(&efforts, cores, here.is_same(&welcome.host), in_flight);
+                match what.kind {
+                    Content::Image => controller.of_image(what.pages),
+                    // A running guest brings its pages when it likes.
+                    Content::Qemu | Content::Live => controller,
+                }
             }
         };
         let (mut agreed, mut others) = (Vec::new(), Vec::new());
@@ -162,7 +169,9 @@ impl Sending<'_> {
         let link = Link::new(controller, here.cores, welcome.host.cores);
         let target = self.target.clone();
         let sender = Sender::new(target, proposal, &welcome, link, self.limits, self.cancel.clone());
-        Ok((Session { sender, control, have, block_pages: welcome.block_pages, top }, agreed, others))
+        let late_guest = welcome.late_reference && self.effort == EffortChoice::Auto;
+        let block_pages = welcome.block_pages;
+        Ok((Session { sender, control, have, block_pages, top, late_guest }, agreed, others))
     }
 
     fn proposal(

@@ -112,6 +112,8 @@ pub struct Welcome {
     pub window: u64,
     /// Data connections that the receiver takes at most.
     pub connections: u32,
+    /// Whether it takes a reference that comes late.
+    pub late_reference: bool,
     /// Whether a have message follows.
     pub have: bool,
     /// For a session that goes on.

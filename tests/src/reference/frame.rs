@@ -23,6 +23,8 @@ pub enum FrameType {
     End,
     /// Type 6, bytes that are not memory.
     Piece,
+    /// Type 7, one more reference.
+    Reference,
 }
 
 /// Where a frame lies and how long it is.
@@ -79,6 +81,7 @@ pub(super) fn read(stream: &[u8], offset: u64, sequence: Option<u64>) -> Result<
         4 => FrameType::Index,
         5 => FrameType::End,
         6 => FrameType::Piece,
+        7 => FrameType::Reference,
         other => return Err(format!("frame type: {other} is not known")),
     };
     let reserved = fields.u16("reserved")?;

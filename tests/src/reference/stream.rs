@@ -67,6 +67,9 @@ impl<'a> Walk<'a> {
             (_, FrameType::Block) => self.block(frame),
             (_, FrameType::Index) => self.index(frame),
             (_, FrameType::Piece) => self.piece(frame),
+            (_, FrameType::Reference) => {
+                Err("frame type: late references are derived, and this decoder makes none".into())
+            }
         }
     }
 
