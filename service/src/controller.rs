@@ -410,12 +410,9 @@ impl Controller {
     fn pages_of(&self, effort: Effort) -> u64 {
         let last = self.prices.last().is_some_and(|price| price.effort == effort);
         let price = self.prices.iter().find(|price| price.effort == effort);
-        let pure = self.plan.low == self.plan.high;
-        if self.prices.len() == 1 {
-            return *PAGES.end();
-        }
         let (Some(price), Some(rate)) = (price, self.rate) else { return *PAGES.start() };
-        if last && pure {
+        let pure = self.plan.low == self.plan.high;
+        if last && pure && self.prices.len() > 1 {
             return *PAGES.end();
         }
         let residual = self.residual.max(0.02);

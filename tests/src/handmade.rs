@@ -34,6 +34,8 @@ pub mod frame_type {
     pub const END: u8 = 5;
     /// Bytes of a session that are not memory.
     pub const PIECE: u8 = 6;
+    /// One more reference.
+    pub const REFERENCE: u8 = 7;
 }
 
 /// What goes into a header frame; the fields are as the document names them.

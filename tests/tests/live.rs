@@ -546,7 +546,7 @@ fn a_guest_is_read_late() {
         let count = AtomicUsize::new(0);
         let choose = || {
             let count = count.fetch_add(1, Ordering::Relaxed) as u64;
-            let effort = if count.is_multiple_of(2) { Effort::Store } else { Effort::Fast };
+            let effort = if count < asked && count.is_multiple_of(2) { Effort::Store } else { Effort::Fast };
             Choice { how: How { effort, reach: Reach::All }, pages: 256, guest: count >= asked }
         };
         let (mut brought, mut left, mut frames) = (0, 0, Vec::new());

@@ -11,11 +11,12 @@ use crate::exit::Problem;
 use crate::link::Way;
 
 /// Suites that come with the program: their names and texts.
-pub(super) const BUILT_IN: [(&str, &str); 8] = [
+pub(super) const BUILT_IN: [(&str, &str); 9] = [
     ("quick", include_str!("../../suites/quick.toml")),
     ("readme", include_str!("../../suites/readme.toml")),
     ("links", include_str!("../../suites/links.toml")),
     ("full", include_str!("../../suites/full.toml")),
+    ("live", include_str!("../../suites/live.toml")),
     ("cable", include_str!("../../suites/cable.toml")),
     ("qemu", include_str!("../../suites/qemu.toml")),
     ("ablation", include_str!("../../suites/ablation.toml")),

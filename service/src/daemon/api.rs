@@ -134,6 +134,7 @@ pub struct Status {
 #[utoipa::path(post, path = "/v1/migrations", request_body = Start, responses(
     (status = CREATED, body = Migration),
     (status = BAD_REQUEST, body = Reason), (status = CONFLICT, body = Reason),
+    (status = PAYLOAD_TOO_LARGE, body = Reason),
     (status = TOO_MANY_REQUESTS, body = Reason), (status = SERVICE_UNAVAILABLE, body = Reason),
 ))]
 async fn start(State(running): Daemon, body: Received) -> Result<(StatusCode, Json<Migration>), Refusal> {
@@ -209,6 +210,7 @@ async fn destinations(State(running): Daemon) -> Json<BTreeMap<String, Destinati
 /// Prepare the destination of a VM that is to come in
 #[utoipa::path(put, path = "/v1/destinations/{vm}", params(("vm" = String, Path)), request_body = Destination, responses(
     (status = NO_CONTENT), (status = BAD_REQUEST, body = Reason),
+    (status = PAYLOAD_TOO_LARGE, body = Reason),
 ))]
 async fn prepare(
     State(running): Daemon,

@@ -217,6 +217,9 @@ fn the_control_socket_is_its_users_alone_and_says_what_is_wrong_with_a_request()
     }
     a.ask("GET", "/v1/migrations/none", &Value::Null).is(404);
     a.ask("GET", "/v2", &Value::Null).is(404);
+    // Two MiB are more than any request needs.
+    let too_large = ask(&a.socket(), "POST", "/v1/migrations", &" ".repeat((2 << 20) + 1)).is(413);
+    assert_eq!(too_large["failure"], "usage");
     let wrong_method = a.ask("PATCH", "/v1/migrations", &Value::Null).is(405);
     assert_eq!(wrong_method["failure"], "usage");
     a.ask("PUT", "/v1/destinations/x", &json!({ "image": "/x" })).is(400);

@@ -4,7 +4,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::*;
 use crate::handmade::Places;
-use crate::handmade::frame_type::{BLOCK, HEADER, INDEX, OPAQUE, PIECE};
+use crate::handmade::frame_type::{BLOCK, HEADER, INDEX, OPAQUE, PIECE, REFERENCE};
 
 /// A QEMU machine of so many pages.
 fn machine(pages: u64) -> Head {
@@ -49,7 +49,39 @@ pub(super) fn all() -> Vec<Hostile> {
     all.extend(frames());
     all.extend(headers());
     all.extend(before());
+    all.extend(late_references());
     all
+}
+
+/// References that come late and are no kernel image.
+fn late_references() -> Vec<Hostile> {
+    let late = |meta: &[u8]| {
+        let mut builder = Builder::new(head(8));
+        builder.frame(REFERENCE, meta, &[]);
+        builder.block(&zeros(0, 8));
+        ended(builder)
+    };
+    let disk = [&[0][..], &[7; 16], &number(9), &number(1), b"d"].concat();
+    let slow = "late references";
+    let file = "late reference: it is no kernel image, and files must be known from the start";
+    vec![
+        refused("late-disk", late(&disk), slow, file),
+        refused("late-older-image", late(&[&[1], &disk[1..]].concat()), slow, file),
+        refused(
+            "late-disk-with-more",
+            late(&[&disk[..], b"e"].concat()),
+            slow,
+            "late reference: bytes left over at the end",
+        ),
+        refused(
+            "late-reference-cut",
+            late(&disk[..12]),
+            slow,
+            "reference identity: 16 bytes needed, 11 left",
+        ),
+        refused("late-reference-of-nothing", late(b""), slow, "reference kind: 1 bytes needed, 0 left"),
+        refused("late-reference-of-kind-3", late(&[3]), slow, "reference kind: unknown"),
+    ]
 }
 
 fn pieces() -> Vec<Hostile> {
