@@ -43,6 +43,10 @@ const GROWTH: u64 = 4;
 const FIRST_PAGES: [u64; 2] = [8, 256];
 /// Bytes of such a block are not supposed to be less than this share of its pages.
 const SPARSEST: f64 = 0.125;
+/// Seconds of measuring from which on a link is believed to be slow enough for efforts that take long: connections begin slowly.
+const LONG: f64 = 0.09;
+/// The highest effort before that.
+const SOON: Effort = Effort::Balanced;
 /// The share of residual bytes that is saved by what the guest says of itself, and processor time that it takes: to find it in each page's
 /// bytes, and to settle all pages before any other is coded.
 const GUEST_SAVES: f64 = 0.1;
@@ -232,7 +236,11 @@ impl Controller {
         self.measure_link(seen);
         self.coded.fill(0);
         self.pages = 0;
-        let plan = self.best();
+        let mut plan = self.best();
+        let soon = self.prices.iter().map(|price| price.effort).filter(|&effort| effort <= SOON).max();
+        if let Some(soon) = soon.filter(|_| seen.seconds < LONG) {
+            plan = plan.at_most(Plan { low: soon, high: soon });
+        }
         // A link that did not have to wait is no reason to spend more on each page, whatever is thought of its rate.
         self.plan = if seen.backlogged { plan } else { plan.at_most(self.plan) };
     }
