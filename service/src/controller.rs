@@ -324,7 +324,9 @@ impl Controller {
             dearest(costs[single]) * WORTH,
             Plan { low: self.prices[single].effort, high: self.prices[single].effort },
         );
-        for high in 0..costs.len() {
+        // A guest's own order makes blocks of thousands of pages, which at the efforts above take longer than any queue lasts.
+        let mixed = self.prices.iter().filter(|price| price.effort <= SOON).count();
+        for high in 0..mixed {
             for low in 0..high {
                 let mix = |share: f64| -> [f64; 3] {
                     std::array::from_fn(|meter| {

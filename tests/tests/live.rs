@@ -572,6 +572,27 @@ fn a_guest_is_read_late() {
     }
 }
 
+/// Of batches there is no image to read a guest in: they come whole, whatever is asked for.
+#[test]
+fn batches_do_not_wait_for_a_guest() {
+    let worker = CpuWorker { level: level() };
+    let late = LateGuest::new(None);
+    let introspection = Introspection::Later(&late);
+    let mut encoder = Encoder::new(Setup { introspection, ..setup(&[], &worker) }).unwrap();
+    let mut stream = Vec::new();
+    write(&mut stream, &encoder.header());
+    let mut past = InMemory::new(u64::MAX);
+    let mut sink = |frame: OutFrame<'_>| {
+        write(&mut stream, &frame);
+        Ok(())
+    };
+    let (pages, choose) = (set(0..PAGES), always(Effort::Fast));
+    let sent = encoder.batch(0, &pages, sample::memory(), &mut past, &choose, &mut sink).unwrap();
+    assert_eq!((sent.sent, late.is_read()), (PAGES, false));
+    write(&mut stream, &encoder.end());
+    compare::same_bytes("the file", &file_of(&stream), sample::memory()).unwrap();
+}
+
 /// An image file, whose zero pages are holes, takes rounds in which pages have become zero, and what is like them.
 #[test]
 fn an_image_file_takes_pages_that_have_become_zero() {

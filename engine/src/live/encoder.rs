@@ -62,8 +62,8 @@ pub enum Introspection<'a> {
     Off,
     /// This, from the first page on. Its kernel is among the references, if one of them has it.
     Read(&'a Guest),
-    /// It is read when a [`Choice`] asks for it, and the pages behind are coded with it. Its kernel comes in a frame of its own, so
-    /// the destination must know such frames.
+    /// It is read when a [`Choice`] asks for it, and the pages behind are coded with it; of an image, not of batches. Its kernel comes
+    /// in a frame of its own, so the destination must know such frames.
     Later(&'a LateGuest),
 }
 
@@ -298,7 +298,8 @@ impl<'a> Encoder<'a> {
     fn read_guest<'i>(&mut self, image: &MemoryImage, sink: Sink<'_, 'i>) -> Result<(), EncodeError> {
         let Some(late) = self.setup.unread() else { return Ok(()) };
         let (known, cancel) = (self.setup.references, &self.setup.cancel);
-        let (guest, references) = read_image(image, known, late.kernels.as_ref(), cancel)?;
+        let (guest, mut references) = read_image(image, known, late.kernels.as_ref(), cancel)?;
+        references.truncate(limits::REFERENCES as usize);
         for kernel in &references[known.len()..] {
             let sequence = self.sent.frame();
             sink(OutFrame::of_meta(FrameType::Reference, sequence, &kernel.need().to_meta()))?;
@@ -435,7 +436,8 @@ impl<'a> Encoder<'a> {
         } else {
             encoder
         };
-        let unread = self.setup.unread().is_some();
+        // Of a guest that goes on, no image could be read.
+        let unread = self.setup.unread().is_some() && !self.history.rewrites();
         // Reading older images takes as long as reading the guest, and is worth it when that is.
         if !self.learned && !unread {
             self.history.learn(&encoder, cancel)?;
