@@ -231,12 +231,12 @@ impl Inbox {
         (state.verified, complete)
     }
 
-    /// All frames below are verified; bytes that are complete but not verified.
+    /// All frames below are verified; bytes of those from there on that are complete, up to the first that is not.
     pub fn progress(&self) -> (u64, u64) {
         let state = self.lock();
-        let complete = state.frames.values().filter(|coming| coming.missing == 0);
-        let waiting =
-            complete.map(|coming| u64::from(coming.len)).sum::<u64>() + state.out.values().sum::<u64>();
+        let come = (state.next..).map_while(|sequence| state.frames.get(&sequence));
+        let complete = come.take_while(|coming| coming.missing == 0).map(|coming| u64::from(coming.len));
+        let waiting = complete.sum::<u64>() + state.out.values().sum::<u64>();
         (state.verified, waiting)
     }
 
@@ -275,5 +275,29 @@ impl State {
         let coming = self.frames.remove(&sequence)?;
         self.out.insert(sequence, coming.len.into());
         Some(coming)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is complete behind a frame that does not come can't be worked on: a receiver that has only that waits for the sender.
+    #[test]
+    fn what_is_complete_behind_a_missing_frame_does_not_wait_for_the_receiver() {
+        let inbox = Inbox::new(1 << 20, 1 << 20);
+        let put = |sequence, frame_len| {
+            let head = SegmentHead { sequence, frame_len, offset: 0, attempt: 0 };
+            inbox.put(&head, vec![0; frame_len as usize].into()).expect("it fits");
+        };
+        put(1, 70);
+        put(2, 40);
+        assert_eq!(inbox.progress(), (0, 0));
+        put(0, 50);
+        assert_eq!(inbox.progress(), (0, 160));
+        inbox.next().expect("a frame");
+        assert_eq!(inbox.progress(), (0, 160));
+        inbox.verified(0);
+        assert_eq!(inbox.progress(), (1, 110));
     }
 }

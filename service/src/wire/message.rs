@@ -208,7 +208,7 @@ pub struct Meter {
     pub cpu: u64,
     /// Processor time that nobody on that machine has used, in microseconds; 0 where not known.
     pub idle: u64,
-    /// Bytes of frames that are complete and not yet verified.
+    /// Bytes of frames from there on that are complete and not yet verified, up to the first that is not complete.
     pub waiting: u64,
     /// The receiver's clock, in microseconds since the session began.
     pub time: u64,
