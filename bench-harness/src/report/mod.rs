@@ -13,7 +13,7 @@ use crate::provenance::Provenance;
 pub(crate) use table::Table;
 
 /// The JSON's `schema`. A change that a reader of old files would stumble over gets a new number.
-pub(crate) const SCHEMA: &str = "mig-bench/1";
+pub(crate) const SCHEMA: &str = "mig-bench/2";
 
 /// What a command measured.
 #[derive(Debug, Serialize)]

@@ -118,6 +118,8 @@ struct Running {
     contender: Box<dyn Contender>,
     line: Line,
     costs: Vec<Cost>,
+    /// What each run over this link put on it.
+    carried: Vec<u64>,
 }
 
 impl Bench<'_> {
@@ -313,7 +315,7 @@ impl Running {
             rounds: Vec::new(),
             links: Vec::new(),
         };
-        Ok(Running { name: name.clone(), contender, line, costs: Vec::new() })
+        Ok(Running { name: name.clone(), contender, line, costs: Vec::new(), carried: Vec::new() })
     }
 
     fn pack(&mut self, subject: &Subject) -> Result<()> {
@@ -328,6 +330,7 @@ impl Running {
     fn send(&mut self, subject: &Subject, way: Way, round: u32, longest: f64) -> Result<()> {
         if round == 0 {
             self.costs.clear();
+            self.carried.clear();
         }
         let guest = subject.image().file_len();
         let (packing, carrying) = (self.line.pack.wall_seconds.median(), way.rate.seconds(self.line.bytes));
@@ -347,10 +350,11 @@ impl Running {
             return Ok(());
         };
         self.costs.push(cost);
+        self.carried.push(link.carried()?);
         if round > 0 {
             self.line.links.pop();
         }
-        let on = OnLink::measured(way, &self.costs, link.carried()?, guest, subject.threads);
+        let on = OnLink::measured(way, &self.costs, &self.carried, guest, subject.threads);
         self.line.links.extend(on.map(|on| OnLink { ends: self.contender.ends(), ..on }));
         Ok(())
     }

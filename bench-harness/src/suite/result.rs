@@ -67,8 +67,8 @@ pub(crate) struct OnLink {
     /// Until the link has carried all.
     pub(super) seconds: Samples,
     pub(super) cpu_seconds: Samples,
-    /// Over the link.
-    pub(super) bytes: u64,
+    /// Over the link, each time: `auto` does not choose the same twice.
+    pub(super) bytes: Samples,
     /// Decimal gigabytes of guest a second.
     pub(super) gb_per_second: Samples,
     /// What it waited for: the link, processors, one thread, or something else.
@@ -84,14 +84,15 @@ impl OnLink {
     pub(super) fn measured(
         way: Way,
         costs: &[Cost],
-        bytes: u64,
+        bytes: &[u64],
         guest_bytes: u64,
         threads: usize,
     ) -> Option<Self> {
         let timing = Timing::new(guest_bytes, costs)?;
+        let bytes = Samples::new(bytes.iter().map(|&bytes| bytes as f64))?;
         let (wall, cpu) = (timing.wall_seconds.median(), timing.cpu_seconds.median());
         let rate = way.rate;
-        let limit = if rate.seconds(bytes) > 0.95 * wall {
+        let limit = if rate.seconds(bytes.median() as u64) > 0.95 * wall {
             "link"
         } else if cpu > 0.85 * wall * threads as f64 {
             "processors"
@@ -117,7 +118,7 @@ impl OnLink {
     pub(super) fn calculated(way: Way, line: &Line, guest_bytes: u64) -> Option<Self> {
         let wall = way.rate.seconds(line.bytes).max(line.pack.wall_seconds.median());
         let cost = Cost { wall, cpu: line.pack.cpu_seconds.median() };
-        let calculated = Self::measured(way, &[cost], line.bytes, guest_bytes, 1)?;
+        let calculated = Self::measured(way, &[cost], &[line.bytes], guest_bytes, 1)?;
         Some(OnLink { calculated: true, ..calculated })
     }
 }
