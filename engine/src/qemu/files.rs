@@ -119,6 +119,15 @@ pub struct Coding<'a> {
     pub cancel: Cancel,
 }
 
+impl<'a> Coding<'a> {
+    /// What the session with this header is made with.
+    pub fn setup(&self, header: Header) -> Setup<'a> {
+        let Coding { references, worker, beside, level, top, .. } = *self;
+        let (introspection, cancel) = (Introspection::Off, self.cancel.clone());
+        Setup { header, references, introspection, worker, beside, level, top, cancel }
+    }
+}
+
 /// An error while a stream is coded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -187,23 +196,14 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
     type Error = StreamError;
 
     fn start(&mut self, machine: &str, blocks: &[RamBlock]) -> Result<(), StreamError> {
-        let Coding { references, worker, beside, level, top, block_pages, cancel } = self.coding.clone();
+        let Coding { references, top, block_pages, .. } = self.coding;
         let needs = references.iter().map(|reference| reference.need().clone()).collect();
         let header = Header::new(layout(machine, blocks, ImageFormat::Qemu)?, top, block_pages, needs);
         (self.out)(Out::Header(&header))?;
         let pages = header.layout.page_count();
         let past = self.past.take().ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
         let past = FlatFile::new(past, pages)?;
-        let mut encoder = Encoder::new(Setup {
-            header,
-            references,
-            introspection: Introspection::Off,
-            worker,
-            beside,
-            level,
-            top,
-            cancel,
-        })?;
+        let mut encoder = Encoder::new(self.coding.setup(header))?;
         (self.out)(Out::Frame(encoder.header()))?;
         self.session = Some((encoder, past));
         Ok(())

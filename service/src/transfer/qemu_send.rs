@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mig_engine::live::{self, FlatFile, Introspection, OutFrame, Setup};
+use mig_engine::live::{self, FlatFile, OutFrame};
 use mig_engine::qemu::{
     Coder, Coding, Events, Holding, Input, Out, Parser, RamBlock, Record, StreamError, Transcoder,
 };
@@ -209,6 +209,9 @@ fn run(
     let back = socket.try_clone().context("cannot use QEMU's socket")?;
     let batches = Mutex::new(Batches::default());
     let header: Mutex<Option<Header>> = Mutex::default();
+    let Sending { worker, beside, level, .. } = *sending;
+    let cancel = sending.cancel.clone();
+    let coding = Coding { references, worker, beside, level, top, block_pages, cancel };
     let recode = |frame: &OutFrame<'static>| {
         let batch = lock(&batches)
             .list
@@ -219,18 +222,7 @@ fn run(
             return Err(EncodeError::PageSet("it is not at hand any more"));
         };
         let header = lock(&header).clone().ok_or(EncodeError::PageSet("there is no header yet"))?;
-        let Sending { worker, beside, level, .. } = *sending;
-        let cancel = sending.cancel.clone();
-        let setup = Setup {
-            header,
-            references,
-            introspection: Introspection::Off,
-            worker,
-            beside,
-            level,
-            top,
-            cancel,
-        };
+        let setup = coding.setup(header);
         live::alone_of_batch(&setup, batch.round, (&batch.pages, &batch.bytes), pages, frame.sequence())
     };
     let (account, over, sent_all) = (Account::default(), AtomicBool::new(false), AtomicBool::new(false));
@@ -244,19 +236,10 @@ fn run(
     thread::scope(|scope| {
         let running = scope.spawn(|| sender.run(control, &recode, &watcher));
         scope.spawn(|| tell_progress(&sender, &account, total_pages, start, on, &over));
-        let coding = Coding {
-            references,
-            worker: sending.worker,
-            beside: sending.beside,
-            level: sending.level,
-            top,
-            block_pages,
-            cancel: sending.cancel.clone(),
-        };
         let (all_memory, last) = (AtomicBool::new(false), Mutex::new(None));
         let choose = || sender.choose();
         let out = |event: Out<'_>| take(event, &sender, &account, &batches, &header, on);
-        let coder = Coder::new(coding, &choose, past, out);
+        let coder = Coder::new(coding.clone(), &choose, past, out);
         let is_over = || sender.is_over();
         let input = Socket {
             start: io::Cursor::new(source.start),
