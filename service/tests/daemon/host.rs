@@ -62,7 +62,9 @@ impl<'f> Host<'f> {
         let running = Running::start(command, folder.path(&format!("{name}.events")));
         let logged = |running: &Running, message: &str| {
             let text = running.messages();
-            let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            // A graphics driver's own words come in between.
+            let lines =
+                text.split_inclusive('\n').filter(|line| line.starts_with('{') && line.ends_with('\n'));
             let mut lines =
                 lines.map(|line| serde_json::from_str::<Value>(line).unwrap_or_else(|_| panic!("{line}")));
             lines.find(|line| line["message"] == message)
