@@ -309,13 +309,13 @@ impl<'a> Packer<'a> {
             (first < next).then(|| PageSet::from_range(first..next))
         };
         self.run(&encoder, &mut history, &mut stream, pages, sets, |set| encoder.scan_ahead(set, ahead))?;
-        let mut leftovers = history.leftovers(&encoder, block_pages);
+        let mut leftovers = history.leftovers(&encoder);
         self.run(
             &encoder,
             &mut history,
             &mut stream,
             pages,
-            || leftovers.next(),
+            || leftovers.take(block_pages),
             |left| encoder.sample(left),
         )?;
         stream.finish()

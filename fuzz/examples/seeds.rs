@@ -11,8 +11,8 @@ use mig_engine::live::{Choice, Encoder, InMemory, Introspection, OutFrame, Setup
 use mig_engine::qemu::{self, Coding, FromFile};
 use mig_engine::reference::{Identity, IndexBuilder, SourceTie};
 use mig_engine::{
-    Cancel, CpuWorker, Effort, FormatChoice, Header, How, Level, MemoryImage, PAGE_SIZE, Packer, Page,
-    PageSet, Reach,
+    Cancel, CpuWorker, Effort, FormatChoice, Header, Level, MemoryImage, PAGE_SIZE, Packer, Page,
+    PageSet,
 };
 use mig_fuzz::guest::{self, Recipe};
 use mig_fuzz::store::MemStore;
@@ -230,7 +230,7 @@ fn sessions() {
     for (round, effort) in (0..).zip([Effort::Balanced, Effort::Fast, Effort::Balanced]) {
         let set = PageSet::from_ranges([0..5, 6..20].into_iter().skip(round as usize % 2)).expect("a set");
         let bytes: Vec<u8> = set.ranges().flatten().flat_map(|page| pages[page as usize]).collect();
-        let choose = || Choice { how: How { effort, reach: Reach::All }, pages: 8, guest: true };
+        let choose = |_| Choice::always(effort, 8);
         let mut sink = |frame: OutFrame<'static>| {
             write(frame);
             Ok(())

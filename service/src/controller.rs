@@ -4,11 +4,12 @@
 //! link. Every effort has a price in each. The time that a page takes is the highest of what it costs on each meter, and
 //! a mix of two efforts costs the mix of their prices; so the best way of sending is the effort, or the mix of two, whose dearest
 //! meter is cheapest. Prices are measured as blocks go by; the link's rate is measured whenever there is more to send than
-//! it takes. Within a mix, the queue decides block by block: when it runs dry, the cheaper effort, else the denser.
+//! it takes. Within a mix, the queue decides block by block: the denser effort where the link has enough to do until
+//! such a block is coded, else the cheaper one.
 //!
 //! Of a link of which nothing is known, an image's first blocks find out whether it is faster than we are: pages go as they are, a few at
 //! first, and more and more as long as nothing has to wait for the link. What the guest says of itself is read
-//! once the bytes that it saves take longer than reading it.
+//! once the bytes that it saves take longer than reading it, and the link has enough to do until that is done.
 //!
 //! Not a model of anything else: no guess at what the guest will do, and no memory beyond a second or so.
 
@@ -16,12 +17,14 @@ use std::collections::VecDeque;
 
 use mig_engine::{Effort, How, PAGE_SIZE, Reach};
 
-use mig_engine::live::Choice;
+use mig_engine::live::{Choice, Next};
 
-/// Seconds of link time in the queue below which it counts as running dry.
-const LOW: f64 = 0.04;
-/// Seconds of link time that may be queued.
-const BACKLOG: f64 = 0.1;
+/// Seconds of link time that the queue should last when a block is coded.
+const LOW: f64 = 0.02;
+/// Seconds that one processor may take for a block of a mix.
+const BLOCK: f64 = 0.04;
+/// Seconds of link time that may be queued; and where efforts are mixed one of which takes long.
+const BACKLOG: [f64; 2] = [0.06, 0.3];
 /// Bytes that may be queued, however slow the link.
 const MIN_BACKLOG: u64 = 256 << 10;
 /// Bytes from which on a link that never had to wait says something of its rate.
@@ -30,10 +33,15 @@ const TELLING: u64 = 1 << 20;
 const PAGES: std::ops::RangeInclusive<u64> = 1024..=8192;
 /// Below this share of idle processor time, processors may be what holds up the link.
 const BUSY: f64 = 0.12;
+/// Seconds to look for: at a link that did not hold anything up in the few times that it was looked at, and else.
+const INTERVALS: [f64; 2] = [0.02, 0.1];
+const FEW: u32 = 10;
 /// How much of a new measurement is believed.
 const TRUST: f64 = 0.4;
 /// How much more a link may carry than was seen, where it was not the limit.
 const HOPE: f64 = 2.0;
+/// Bytes a second that busy processors bring over a link all the same.
+const EASY: f64 = 5e7;
 const MAX_RATE: f64 = 1e12;
 /// Bytes of pages as they are that may be on their way over a link of which nothing is known; and how many times what went without
 /// having to wait.
@@ -47,10 +55,20 @@ const SPARSEST: f64 = 0.125;
 const LONG: f64 = 0.09;
 /// The highest effort before that.
 const SOON: Effort = Effort::Balanced;
-/// The share of residual bytes that is saved by what the guest says of itself, and processor time that it takes: to find it in each page's
-/// bytes, and to settle all pages before any other is coded.
+/// The highest effort of a mix: a thousand pages at `max` take longer than any queue lasts.
+const MIXED: Effort = Effort::Dense;
+/// The share of residual bytes that is saved by what the guest says of itself, and processor time that it takes for each page: to find it,
+/// and to settle all pages before any other is coded. Then, how long no residual page comes, since much of that is done by one processor.
 const GUEST_SAVES: f64 = 0.1;
 const GUEST_TAKES: f64 = 0.7e-6;
+const GUEST_WAITS: f64 = 1.3e-6;
+/// How many times what is needed meanwhile may wait for the link before the guest is read.
+const READY: f64 = 1.3;
+/// Pages of an image from which on their residual share says something of the others.
+const TELLING_PAGES: f64 = 8192.0;
+/// Bytes that are always enough for that; and observations after which it is read in any case.
+const MOST_READY: f64 = 32e6;
+const LONG_WANTED: u32 = 20;
 /// What a mix must save before it is preferred to a single effort.
 const WORTH: f64 = 0.98;
 
@@ -84,9 +102,25 @@ const ANY_PAGE: [f64; 2] = [0.4e-6, 0.8e-6];
 #[derive(Clone, Copy, Debug)]
 struct Processors {
     cores: f64,
-    /// How much slower than the figures above, as measured.
-    scale: f64,
+    /// Seconds that they took lately, and that the figures above say they should have taken.
+    used: f64,
+    needed: f64,
 }
+
+impl Processors {
+    fn new(cores: u32) -> Self {
+        Processors { cores: f64::from(cores.max(1)), used: SUPPOSED, needed: SUPPOSED }
+    }
+
+    /// How much slower than the figures above.
+    fn scale(&self) -> f64 {
+        (self.used / self.needed).clamp(0.1, 20.0)
+    }
+}
+
+/// Seconds of processor time for which the figures above are believed, and what is left of those and others after each observation.
+const SUPPOSED: f64 = 0.05;
+const REMEMBERED: f64 = 0.8;
 
 /// What happened since the last time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -103,6 +137,45 @@ pub struct Observed {
     pub idle: [Option<f64>; 2],
 }
 
+/// Fewer bytes than these on their way, and the link may have run dry.
+const DRY: u64 = 48 << 10;
+/// How often an interval may begin anew, before whatever it saw counts.
+const TURNS: u32 = 16;
+
+/// Whether something waits for a link during an interval. What it carries is measured from when that is so, and as long as it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Waiting {
+    least: u64,
+    turns: u32,
+}
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Waiting { least: u64::MAX, turns: 0 }
+    }
+}
+
+impl Waiting {
+    /// An interval begins.
+    pub fn start(&mut self) {
+        self.least = u64::MAX;
+    }
+
+    /// Takes note of the bytes that are on their way. Whether that is not as it was, so that the interval should begin anew, if nothing
+    /// is known of the link; a link that each block keeps busy for a moment only would otherwise never be measured.
+    pub fn turned(&mut self, bytes: u64) -> bool {
+        let turned = self.least != u64::MAX && (bytes > DRY) != (self.least > DRY) && self.turns < TURNS;
+        self.turns += u32::from(turned);
+        self.least = self.least.min(bytes);
+        turned
+    }
+
+    /// Whether something waited all the while.
+    pub fn throughout(&self) -> bool {
+        self.least > DRY
+    }
+}
+
 /// Chooses efforts.
 #[derive(Clone, Debug)]
 pub struct Controller {
@@ -112,30 +185,59 @@ pub struct Controller {
     in_flight: f64,
     /// Bytes a second, once known.
     rate: Option<f64>,
+    /// How often the link is still to be looked at sooner, since it may be much faster.
+    sooner: u32,
     /// Residual pages of the pages of a block that has any: those of a guest may come apart from its other pages.
     residual: f64,
     /// Of the time since the last observation: pages, and residual pages by effort.
     pages: u64,
     coded: Vec<u64>,
     plan: Plan,
+    /// Blocks that were chosen and are not coded yet, in order.
+    coding: VecDeque<Coding>,
     /// References are used.
     reach: Reach,
     image: Option<Image>,
 }
 
+/// A block that is being coded.
+#[derive(Clone, Copy, Debug, Default)]
+struct Coding {
+    /// What it is supposed to come to.
+    bytes: f64,
+    /// Seconds of one processor that it is supposed to take, at both ends if they are one machine.
+    seconds: f64,
+}
+
 /// An image, all of which is there to be sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Image {
     /// Pages that are still to come.
     left: u64,
-    /// Bytes of its blocks so far.
+    /// Pages of its blocks so far, those of them that are residual, and bytes.
+    pages: u64,
+    residual: u64,
     bytes: u64,
-    /// Bytes that blocks may come to that were chosen and are not coded yet, while nothing is known of the link.
-    promised: VecDeque<u64>,
     /// Bytes of blocks of pages as they are, of all bytes of their pages.
     density: f64,
     /// A block had all the pages that one may have, and the link did not have to wait.
     unhindered: bool,
+    /// For how many observations the guest has been worth being read.
+    wanted: u32,
+    /// The guest was to be read.
+    read: bool,
+    /// And no residual page has come since.
+    settling: Option<Settling>,
+}
+
+/// What comes between a guest that is read and its first residual pages.
+#[derive(Clone, Copy, Debug)]
+struct Settling {
+    /// Blocks that were chosen before.
+    before: usize,
+    /// Bytes that may wait for the link until then.
+    backlog: u64,
+    over: bool,
 }
 
 /// What the next blocks are to be.
@@ -148,6 +250,10 @@ pub struct Plan {
 }
 
 impl Plan {
+    fn is_pure(self) -> bool {
+        self.low == self.high
+    }
+
     fn at_most(self, other: Plan) -> Plan {
         Plan { low: self.low.min(other.low), high: self.high.min(other.high) }
     }
@@ -157,20 +263,21 @@ impl Controller {
     /// Chooses among these efforts, in ascending order; `cores` of the sender and the receiver, which may be the same machine.
     /// Up to `in_flight` blocks are coded at once.
     pub fn new(efforts: &[Effort], cores: [u32; 2], same_machine: bool, in_flight: usize) -> Self {
-        let end = |cores: u32| Processors { cores: f64::from(cores.max(1)), scale: 1.0 };
         let prices: Vec<Price> = efforts.iter().copied().map(supposed).collect();
         let start = efforts.iter().copied().find(|effort| *effort > Effort::Store);
         let start = start.or(efforts.first().copied()).unwrap_or(Effort::Store);
         Controller {
             coded: vec![0; prices.len()],
             prices,
-            ends: cores.map(end),
+            ends: cores.map(Processors::new),
             same_machine,
             in_flight: in_flight as f64,
             rate: None,
+            sooner: FEW,
             residual: 0.4,
             pages: 0,
             plan: Plan { low: start, high: start },
+            coding: VecDeque::new(),
             reach: Reach::All,
             image: None,
         }
@@ -178,8 +285,7 @@ impl Controller {
 
     /// What is sent is an image of so many pages, all of which is there: how fast they are sent is up to the efforts and the link.
     pub fn of_image(mut self, pages: u64) -> Self {
-        let promised = VecDeque::new();
-        self.image = Some(Image { left: pages, bytes: 0, promised, density: 1.0, unhindered: false });
+        self.image = Some(Image { left: pages, density: 1.0, ..Image::default() });
         self
     }
 
@@ -203,13 +309,24 @@ impl Controller {
         self.rate
     }
 
+    /// Seconds from one [observation](Self::observe) to the next.
+    pub fn interval(&self) -> f64 {
+        INTERVALS[usize::from(self.rate.is_some() && self.sooner == 0)]
+    }
+
     /// Takes note of a block: its pages, those of them that are residual, and its bytes.
     pub fn block(&mut self, effort: Effort, pages: u64, residual: u64, bytes: u64) {
         self.pages += pages;
+        self.coding.pop_front();
         if let Some(image) = &mut self.image {
             image.left = image.left.saturating_sub(pages);
             image.bytes += bytes;
-            image.promised.pop_front();
+            image.pages += pages;
+            image.residual += residual;
+            if let Some(settling) = &mut image.settling {
+                settling.over |= settling.before == 0 && residual > 0;
+                settling.before = settling.before.saturating_sub(1);
+            }
             if effort == Effort::Store && pages > 0 {
                 let density = bytes as f64 / (pages * PAGE_SIZE as u64) as f64;
                 image.density += (density.clamp(SPARSEST, 1.0) - image.density) * TRUST;
@@ -232,7 +349,13 @@ impl Controller {
         if seen.seconds <= 0.0 {
             return;
         }
-        self.measure_processors(seen);
+        // The figures above say nothing of reading a guest.
+        if self.image.as_ref().is_none_or(|image| image.settling.is_none()) {
+            self.measure_processors(seen);
+        }
+        if let Some(image) = &mut self.image {
+            image.settling = image.settling.filter(|settling| !settling.over);
+        }
         self.measure_link(seen);
         self.coded.fill(0);
         self.pages = 0;
@@ -243,6 +366,10 @@ impl Controller {
         }
         // A link that did not have to wait is no reason to spend more on each page, whatever is thought of its rate.
         self.plan = if seen.backlogged { plan } else { plan.at_most(self.plan) };
+        let pays = self.guest_pays().is_some();
+        if let Some(image) = &mut self.image {
+            image.wanted = if pays { image.wanted + 1 } else { 0 };
+        }
     }
 
     /// Compares what the processors did with what the prices say they should have needed.
@@ -252,11 +379,11 @@ impl Controller {
             let coded = self.prices.iter().zip(&self.coded);
             let needed: f64 = coded.map(|(of, &pages)| price(of) * pages as f64).sum::<f64>()
                 + any_page * self.pages as f64;
-            // Too little work measures nothing.
-            if needed > 0.2 * seen.seconds * 0.05 && seen.used[end] > 0.0 {
-                let scale = (seen.used[end] / needed).clamp(0.1, 20.0);
-                let known = &mut self.ends[end].scale;
-                *known += (scale - *known) * TRUST * 0.5;
+            // A block counts when it is coded, whenever that was done: so what was needed may be late, and many intervals count.
+            let known = &mut self.ends[end];
+            if seen.used[end] > 0.0 {
+                known.used = known.used * REMEMBERED + seen.used[end];
+                known.needed = known.needed * REMEMBERED + needed;
             }
         }
     }
@@ -278,6 +405,9 @@ impl Controller {
             }
             return;
         };
+        let busy = busy && measured > EASY;
+        let held_up = seen.backlogged && !busy;
+        self.sooner = if held_up { 0 } else { self.sooner.saturating_sub(1) };
         let new = if !seen.backlogged {
             // There was not enough to send: the link may carry more than anybody has seen. Hoping for it is how to find out; if it
             // is not so, the queue fills, and the rate is measured. But a link that was given little has proven nothing.
@@ -301,8 +431,8 @@ impl Controller {
         let [sender, receiver] = &self.ends;
         let others = 1.0 / self.residual.clamp(0.02, 1.0);
         let (at_sender, at_receiver) = (
-            (price.sender + ANY_PAGE[0] * others) * sender.scale,
-            (price.receiver + ANY_PAGE[1] * others) * receiver.scale,
+            (price.sender + ANY_PAGE[0] * others) * sender.scale(),
+            (price.receiver + ANY_PAGE[1] * others) * receiver.scale(),
         );
         let link = price.bytes / rate;
         if self.same_machine {
@@ -324,8 +454,7 @@ impl Controller {
             dearest(costs[single]) * WORTH,
             Plan { low: self.prices[single].effort, high: self.prices[single].effort },
         );
-        // A guest's own order makes blocks of thousands of pages, which at the efforts above take longer than any queue lasts.
-        let mixed = self.prices.iter().filter(|price| price.effort <= SOON).count();
+        let mixed = self.prices.iter().filter(|price| price.effort <= MIXED).count();
         for high in 0..mixed {
             for low in 0..high {
                 let mix = |share: f64| -> [f64; 3] {
@@ -351,17 +480,61 @@ impl Controller {
     }
 
     /// How the next block is to be made, when so many bytes wait for the link.
-    pub fn choose(&mut self, waiting: u64) -> Choice {
-        let guest = self.guest_pays();
-        let (effort, pages) = match self.first(waiting) {
-            Some(first) => first,
-            None => {
-                let dry = self.rate.is_some_and(|rate| (waiting as f64) < rate * LOW);
-                let effort = if dry { self.plan.low } else { self.plan.high };
-                (effort, self.pages_of(effort))
-            }
-        };
+    pub fn choose(&mut self, next: Next, waiting: u64) -> Choice {
+        // Those before it were given up, or never begun.
+        while self.coding.len() as f64 >= self.in_flight.max(1.0) {
+            self.coding.pop_front();
+        }
+        let guest = self.reads_guest(waiting as f64);
+        let (effort, pages, coding) = self.first(waiting).unwrap_or_else(|| {
+            // Nothing of what was left for later is settled.
+            let residual = if next == Next::Left { 1.0 } else { self.residual };
+            let effort = self.effort(waiting as f64, residual);
+            let whole = next == Next::Left && self.plan.is_pure() && self.rate.is_some();
+            // In the guest's order much is alike that lies far apart.
+            let pages = if whole { *PAGES.end() } else { self.pages_of(effort, residual) };
+            (effort, pages, self.supposed(effort, pages, residual))
+        });
+        self.coding.push_back(coding);
         Choice { how: How { effort, reach: self.reach }, pages, guest }
+    }
+
+    /// Of a mix, the denser effort, if the link has enough to do until such a block is coded after those that are being coded.
+    fn effort(&self, waiting: f64, residual: f64) -> Effort {
+        let Plan { low, high } = self.plan;
+        let (Some(rate), false) = (self.rate, low == high) else { return high };
+        // While the link is given enough to do until the guest is read, pages go at little cost.
+        if self.is_unread() && self.guest_pays().is_some() {
+            return low;
+        }
+        let block = self.supposed(high, self.pages_of(high, residual), residual);
+        let before = self.before(waiting);
+        // A block is coded by one processor, for the most part.
+        let coded = ((before.seconds + block.seconds) / self.ends[0].cores).max(block.seconds);
+        // And it has enough at present: what is thought of its rate may be wrong.
+        if waiting > rate * LOW && before.bytes > rate * (coded + LOW) { high } else { low }
+    }
+
+    /// What is to be sent and coded before any other block.
+    fn before(&self, waiting: f64) -> Coding {
+        let waiting = Coding { bytes: waiting, seconds: 0.0 };
+        self.coding.iter().fold(waiting, |sum, coding| Coding {
+            bytes: sum.bytes + coding.bytes,
+            seconds: sum.seconds + coding.seconds,
+        })
+    }
+
+    /// What a block of so many pages is supposed to come to, and to take.
+    fn supposed(&self, effort: Effort, pages: u64, residual: f64) -> Coding {
+        let Some(price) = self.prices.iter().find(|price| price.effort == effort) else {
+            return Coding::default();
+        };
+        let pages = pages as f64;
+        let mut seconds = (price.sender * residual + ANY_PAGE[0]) * pages * self.ends[0].scale();
+        if self.same_machine {
+            seconds += (price.receiver * residual + ANY_PAGE[1]) * pages * self.ends[1].scale();
+        }
+        Coding { bytes: price.bytes * pages * residual, seconds }
     }
 
     /// Whether an image's first blocks are to find out how fast the link is.
@@ -374,68 +547,102 @@ impl Controller {
 
     /// Effort and pages of a block while nothing is known of the link. No more is on its way as it is than a few times what went so
     /// without having to wait: so the fast link is found, and the slow one not filled with what has to be waited for.
-    fn first(&mut self, waiting: u64) -> Option<(Effort, u64)> {
+    fn first(&mut self, waiting: u64) -> Option<(Effort, u64, Coding)> {
         if !self.probes() {
             return None;
         }
         let cheap = self.prices[1].effort;
         let image = self.image.as_mut()?;
         let unhindered = image.bytes.saturating_sub(waiting);
-        let on_its_way = waiting + image.promised.iter().sum::<u64>();
+        let on_its_way = waiting + self.coding.iter().map(|coding| coding.bytes as u64).sum::<u64>();
         let limit = (GROWTH * unhindered).max(FIRST_BYTES);
         let room = limit.saturating_sub(on_its_way) as f64 / self.in_flight;
         let page_bytes = PAGE_SIZE as f64 * image.density;
         let pages = ((room / page_bytes) as u64).min(*PAGES.end());
         let [least, others] = FIRST_PAGES;
         // Coding takes far longer: so not at once when it is only just too much.
-        let (effort, pages, promised) = if on_its_way < 2 * limit {
+        let (effort, pages, bytes) = if on_its_way < 2 * limit {
             let pages = pages.max(least);
             image.unhindered |= pages == *PAGES.end();
-            (Effort::Store, pages, (pages as f64 * page_bytes) as u64)
+            (Effort::Store, pages, pages as f64 * page_bytes)
         } else {
-            (cheap, others, 0)
+            (cheap, others, 0.0)
         };
-        image.promised.push_back(promised);
         self.plan = Plan { low: effort, high: effort };
-        Some((effort, pages))
+        Some((effort, pages, Coding { bytes, seconds: 0.0 }))
     }
 
-    /// Whether what the guest says of itself is worth the time to read it.
-    fn guest_pays(&self) -> bool {
-        let Some(image) = &self.image else { return true };
-        let (Some(rate), true) = (self.rate, self.plan.low > Effort::Store) else { return false };
-        let Some(price) = self.prices.iter().find(|price| price.effort == self.plan.low) else {
-            return false;
-        };
+    /// Whether the guest is to be read now: that pays, and the link has enough to do meanwhile.
+    fn reads_guest(&mut self, waiting: f64) -> bool {
+        let Some(takes) = self.guest_pays() else { return self.image.is_none() };
+        let before = self.before(waiting);
+        let coded = before.seconds / self.ends[0].cores;
+        let (blocks, backlog) = (self.coding.len(), self.backlog());
+        let ready = self.rate.is_some_and(|rate| before.bytes > (rate * (takes + coded)).min(MOST_READY));
+        // Where a receiver takes less than that at once, it is read all the same.
+        let reads = ready || self.image.as_ref().is_some_and(|image| image.wanted > LONG_WANTED);
+        if let Some(image) = &mut self.image {
+            if reads && !image.read {
+                image.settling = Some(Settling { before: blocks, backlog, over: false });
+            }
+            image.read |= reads;
+        }
+        reads
+    }
+
+    fn is_unread(&self) -> bool {
+        self.image.as_ref().is_some_and(|image| !image.read)
+    }
+
+    /// Seconds without a residual page that it takes to read the guest, if what it says of itself is worth that.
+    fn guest_pays(&self) -> Option<f64> {
+        let (image, rate) = (self.image.as_ref()?, self.rate?);
+        let price = self.prices.iter().find(|price| price.effort == self.plan.low)?;
+        if price.effort == Effort::Store {
+            return None;
+        }
         let [sender, receiver, link] = self.costs(price, rate);
         let left = image.left as f64;
-        let saves = (link - sender.max(receiver)).clamp(0.0, link * GUEST_SAVES) * left * self.residual;
+        // Of all pages, not just the latest: to think otherwise again and again would cost more than either.
+        let residual = (image.residual as f64 + 0.4 * TELLING_PAGES) / (image.pages as f64 + TELLING_PAGES);
+        let saves = (link - sender.max(receiver)).clamp(0.0, link * GUEST_SAVES) * left * residual;
         let processors = &self.ends[0];
-        saves > GUEST_TAKES * left * processors.scale / processors.cores
+        let takes = GUEST_TAKES * left * processors.scale() / processors.cores;
+        let enough = if image.wanted > 0 { 0.5 * takes } else { takes };
+        (saves > enough).then(|| GUEST_WAITS * left * processors.scale())
     }
 
     /// Large blocks compress best. But what is coded can't be coded again when the link changes: so the blocks in flight are no
     /// more than it takes in a tenth of a second, unless more effort is not to be had anyway. And in a mix, a block must not take
-    /// longer to code than the queue lasts.
-    fn pages_of(&self, effort: Effort) -> u64 {
+    /// longer to code than the queue lasts. Of the pages, so many are residual.
+    fn pages_of(&self, effort: Effort, residual: f64) -> u64 {
         let last = self.prices.last().is_some_and(|price| price.effort == effort);
         let price = self.prices.iter().find(|price| price.effort == effort);
         let (Some(price), Some(rate)) = (price, self.rate) else { return *PAGES.start() };
-        let pure = self.plan.low == self.plan.high;
+        let pure = self.plan.is_pure();
         if last && pure && self.prices.len() > 1 {
             return *PAGES.end();
         }
-        let residual = self.residual.max(0.02);
-        let by_link = rate * BACKLOG / (self.in_flight + 1.0) / (price.bytes * residual);
-        let sender = &self.ends[0];
-        let coded = price.sender * sender.scale * residual / sender.cores;
-        let by_processors = if pure { f64::MAX } else { LOW / coded };
+        let residual = residual.max(0.02);
+        let by_link = rate * BACKLOG[0] / (self.in_flight + 1.0) / (price.bytes * residual);
+        let coded = price.sender * self.ends[0].scale() * residual;
+        let by_processors = if pure { f64::MAX } else { BLOCK / coded };
         (by_link.min(by_processors) as u64).clamp(*PAGES.start(), *PAGES.end())
     }
 
     /// Bytes that may wait for the link.
     pub fn backlog(&self) -> u64 {
-        let bytes = self.rate.map_or(4.0 * MIN_BACKLOG as f64, |rate| rate * BACKLOG);
+        let takes_long = !self.plan.is_pure() && self.plan.high > SOON;
+        // Before the guest is read, as much as it takes to do so.
+        let reading = self.guest_pays().filter(|_| self.is_unread()).map_or(0.0, |takes| takes * READY);
+        // And so until residual pages come again, or what was settled would have to wait.
+        if let Some(settling) = self.image.as_ref().and_then(|image| image.settling) {
+            return settling.backlog;
+        }
+        let seconds = BACKLOG[usize::from(takes_long)];
+        let bytes = self.rate.map_or(4.0 * MIN_BACKLOG as f64, |rate| {
+            (rate * reading).min(READY * MOST_READY).max(rate * seconds)
+        });
         (bytes as u64).max(MIN_BACKLOG)
     }
 }

@@ -240,11 +240,11 @@ fn session(image: &MemoryImage, references: &[Reference], beside: &Beside, captu
     };
     // Efforts and lengths change, also to such as are no multiple of anything.
     let count = AtomicU64::new(0);
-    let choose = || {
+    let choose = |_| {
         let count = count.fetch_add(1, Ordering::Relaxed);
         let effort = [Effort::Fast, Effort::Balanced, Effort::Store][count as usize % 3];
         let reach = if count == 2 { Reach::Alone } else { Reach::All };
-        Choice { how: How { effort, reach }, pages: 1024 + count % 4 * 777, guest: true }
+        Choice { how: How { effort, reach }, ..Choice::always(effort, 1024 + count % 4 * 777) }
     };
     let mut encoder = Encoder::new(setup).unwrap();
     let mut stream = Vec::new();

@@ -17,8 +17,8 @@ use mig_engine::map::FileMap;
 use mig_engine::qemu::{self, Coding, FromFile};
 use mig_engine::reference::DiskImage;
 use mig_engine::{
-    Cancel, CpuWorker, Effort, FileStore, FrameType, Header, How, MemoryImage, Packer, Reach, Reference,
-    Resolved, Technique,
+    Cancel, CpuWorker, Effort, FileStore, FrameType, Header, MemoryImage, Packer, Reference, Resolved,
+    Technique,
 };
 use mig_tests::captured::{self, Captured, Counts, Left, PARTS};
 use mig_tests::compare;
@@ -323,9 +323,9 @@ fn kernels_come_late_in_a_session() {
         };
         let begun = AtomicU64::new(0);
         // The first eighth goes without it.
-        let choose = || {
+        let choose = |_| {
             let guest = begun.fetch_add(1024, Ordering::Relaxed) > image.page_count() / 8;
-            Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 1024, guest }
+            Choice { guest, ..Choice::always(Effort::Fast, 1024) }
         };
         let mut encoder = Encoder::new(setup).expect("a session");
         let (mut stream, mut announced, mut sequence) = (Vec::new(), None, 0);

@@ -11,7 +11,7 @@ use mig_engine::gpu::Beside;
 use mig_engine::image::WriteAs;
 use mig_engine::live::{
     self, Applied, Arrival, Arrivals, Batched, Choice, Decoder, Destination, Encoder, FlatFile, Have,
-    InMemory, Introspection, LastSent, LateGuest, OutFrame, Rounds, Setup,
+    InMemory, Introspection, LastSent, LateGuest, Next, OutFrame, Rounds, Setup,
 };
 use mig_engine::{
     Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, Frame, FrameRead, FrameReader, Header,
@@ -51,18 +51,18 @@ fn setup<'a>(references: &'a [Reference], worker: &'a CpuWorker) -> Setup<'a> {
 }
 
 /// One effort for all.
-fn always(effort: Effort) -> impl Fn() -> Choice + Sync {
-    move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK, guest: true }
+fn always(effort: Effort) -> impl Fn(Next) -> Choice + Sync {
+    move |_| Choice::always(effort, BLOCK)
 }
 
 /// Every effort and block size in turn.
-fn mixed() -> impl Fn() -> Choice + Sync {
+fn mixed() -> impl Fn(Next) -> Choice + Sync {
     let count = AtomicUsize::new(0);
-    move || {
+    move |_| {
         let count = count.fetch_add(1, Ordering::Relaxed);
         let effort = Effort::AVAILABLE[count % Effort::AVAILABLE.len()];
         let reach = if count % 7 == 6 { Reach::Guest } else { Reach::All };
-        Choice { how: How { effort, reach }, pages: 100 + count as u64 * 37 % BLOCK, guest: true }
+        Choice { how: How { effort, reach }, ..Choice::always(effort, 100 + count as u64 * 37 % BLOCK) }
     }
 }
 
@@ -544,10 +544,10 @@ fn a_guest_is_read_late() {
         let mut stream = Vec::new();
         write(&mut stream, &encoder.header());
         let count = AtomicUsize::new(0);
-        let choose = || {
+        let choose = |_| {
             let count = count.fetch_add(1, Ordering::Relaxed) as u64;
             let effort = if count < asked && count.is_multiple_of(2) { Effort::Store } else { Effort::Fast };
-            Choice { how: How { effort, reach: Reach::All }, pages: 256, guest: count >= asked }
+            Choice { guest: count >= asked, ..Choice::always(effort, 256) }
         };
         let (mut brought, mut left, mut frames) = (0, 0, Vec::new());
         let mut sink = |frame: OutFrame<'_>| {
@@ -661,7 +661,7 @@ fn rounds_of_a_guest_that_can_be_read() {
     let mut stream = Vec::new();
     write(&mut stream, &encoder.header());
     let mut past = InMemory::new(u64::MAX);
-    let choose = || Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 64, guest: true };
+    let choose = |_| Choice::always(Effort::Fast, 64);
     let mut sink = |frame: OutFrame<'_>| {
         write(&mut stream, &frame);
         Ok(())

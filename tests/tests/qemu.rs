@@ -12,7 +12,7 @@ use mig_engine::qemu::{
     Transcoder, flatten, is_stream, machine_of, pack, unpack,
 };
 use mig_engine::{
-    Cancel, CpuWorker, DecodeLimits, Effort, FrameReader, How, MemoryImage, Reach, Reference, Unpacker, live,
+    Cancel, CpuWorker, DecodeLimits, Effort, FrameReader, MemoryImage, Reference, Unpacker, live,
 };
 use mig_tests::engine::{References, level};
 use mig_tests::handmade::Random;
@@ -232,7 +232,7 @@ fn live_stream(stream: &[u8], holding: Holding) -> (Vec<u8>, Vec<RoundEnd>, u64)
         block_pages: 512,
         cancel: Cancel::new(),
     };
-    let choose = || Choice { how: How { effort: Effort::Fast, reach: Reach::All }, pages: 256, guest: true };
+    let choose = |_| Choice::always(Effort::Fast, 256);
     let (mut wire, mut rounds) = (Vec::new(), Vec::new());
     let mut take = |out: Out<'_>| {
         match out {

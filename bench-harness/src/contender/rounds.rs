@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use mig_engine::live::{Choice, Encoder, InMemory, LastSent, OutFrame};
-use mig_engine::{Cancel, Effort, How, MemoryImage, PAGE_SIZE, Page, PageSet, Reach};
+use mig_engine::{Cancel, Effort, MemoryImage, PAGE_SIZE, Page, PageSet};
 use serde::Serialize;
 
 use super::Subject;
@@ -143,7 +143,7 @@ fn encode(
     captures: &[Capture],
     file: &File,
 ) -> Result<Vec<Round>> {
-    let choose = || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES, guest: true };
+    let choose = |_| Choice::always(effort, BLOCK_PAGES);
     let mut past = Past { image, newer: InMemory::new(u64::MAX) };
     let mut out = file;
     let mut sink = |frame: OutFrame<'_>| {

@@ -6,8 +6,9 @@ use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mig_engine::{Cancel, Effort, EncodeError, default_threads};
@@ -22,6 +23,8 @@ use crate::references::References;
 
 /// Bytes of frames that a receiver holds.
 const WINDOW: u64 = 64 << 20;
+/// How often it says what has arrived.
+const METER: Duration = Duration::from_millis(5);
 
 /// See the top of the file.
 #[derive(Debug)]
@@ -80,14 +83,13 @@ impl Sending {
                 };
                 let view = session::Link::new(controller, machine, machine);
                 let outbox = Outbox::new(WINDOW);
-                let begun = Instant::now();
-                let choose = || {
-                    view.meter(meter(link, begun), &outbox);
-                    view.choose(&outbox)
-                };
+                let choose = |next| view.choose(next, &outbox);
                 let frames = AtomicU64::new(u64::MAX);
                 thread::scope(|scope| {
                     let carried = scope.spawn(|| carry(&outbox, link, keep, &frames));
+                    let (over, ended) = mpsc::channel::<()>();
+                    let (view, outbox) = (&view, &outbox);
+                    scope.spawn(move || tell(view, link, outbox, &ended));
                     let mut count = 0;
                     let mut sink = |frame| {
                         view.coded(&frame);
@@ -99,7 +101,9 @@ impl Sending {
                         .and_then(|()| sink(encoder.end()));
                     frames.store(count, Ordering::Relaxed);
                     outbox.wake();
-                    let carried = carried.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                    let carried = carried.join();
+                    drop(over);
+                    let carried = carried.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
                     // Why the link took no more says more than that the encoder was stopped.
                     carried?;
                     coded?;
@@ -110,11 +114,18 @@ impl Sending {
     }
 }
 
-/// What a receiver would say of the link.
-fn meter(link: &Link, begun: Instant) -> Meter {
-    let waiting = link.waiting();
-    let received = link.written().saturating_sub(waiting);
-    Meter { received, time: begun.elapsed().as_micros() as u64 + 1, ..Meter::default() }
+/// Says what a receiver would say of the link, as often, until it is over.
+fn tell(view: &session::Link, link: &Link, outbox: &Outbox<'_>, over: &Receiver<()>) {
+    let begun = Instant::now();
+    loop {
+        let waiting = link.waiting();
+        let received = link.written().saturating_sub(waiting);
+        let time = begun.elapsed().as_micros() as u64 + 1;
+        view.meter(Meter { received, time, ..Meter::default() }, outbox);
+        if over.recv_timeout(METER) != Err(RecvTimeoutError::Timeout) {
+            return;
+        }
+    }
 }
 
 /// A connection: takes segments and writes them, until it has written so many frames.

@@ -83,6 +83,41 @@ pub struct Leftover {
     pub(super) twins: Vec<Twin>,
 }
 
+/// All of them, in order.
+#[derive(Debug)]
+pub struct Leftovers {
+    left: Left,
+    /// Places of pages.
+    order: Vec<u32>,
+    /// The next of those.
+    next: usize,
+}
+
+impl Leftovers {
+    /// Whether all were taken.
+    pub fn is_empty(&self) -> bool {
+        self.next == self.order.len()
+    }
+
+    /// Takes the next ones: so many at most, and no more than a block may have.
+    pub fn take(&mut self, pages: u64) -> Option<Leftover> {
+        let left = &self.order[self.next..];
+        let (order, _) =
+            left.split_at_checked(pages.clamp(1, limits::BLOCK_PAGES) as usize).unwrap_or((left, &[]));
+        self.next += order.len();
+        let Left { pages, fingerprints, classes, twins } = &self.left;
+        let list = order.iter().map(|&index| pages[index as usize]);
+        // Each page was left once, so this fails for no pages only.
+        let pages = PageSet::from_list(list.map(|page| page..page + 1)).ok()?;
+        Some(Leftover {
+            pages,
+            fingerprints: order.iter().map(|&index| fingerprints[index as usize]).collect(),
+            classes: order.iter().map(|&index| classes[index as usize]).collect(),
+            twins: order.iter().map(|&index| twins[index as usize]).collect(),
+        })
+    }
+}
+
 impl Leftover {
     /// The pages, in the order in which their block lists them.
     pub fn pages(&self) -> &PageSet {
@@ -194,14 +229,10 @@ impl History {
         Ok(block)
     }
 
-    /// The pages that blocks so far have left for later, in the order in which the guest sees them, as many to a block as
-    /// blocks of the encoder's effort hold. Afterwards there are none left.
-    pub fn leftovers<S: PageSource + ?Sized>(
-        &mut self,
-        encoder: &BlockEncoder<'_, S>,
-        block_pages: u64,
-    ) -> impl Iterator<Item = Leftover> + use<S> {
-        let Left { pages, fingerprints, classes, twins } = std::mem::take(&mut self.left);
+    /// The pages that blocks so far have left for later, in the order in which the guest sees them. Afterwards there are none left.
+    pub fn leftovers<S: PageSource + ?Sized>(&mut self, encoder: &BlockEncoder<'_, S>) -> Leftovers {
+        let left = std::mem::take(&mut self.left);
+        let Left { pages, classes, .. } = &left;
         let mut order: Vec<u32> = (0..pages.len() as u32).collect();
         if let Some(guest) = encoder.guest {
             let places = guest.space_order();
@@ -216,19 +247,7 @@ impl History {
             keyed.par_sort_unstable();
             order = keyed.into_iter().map(|(_, index)| index).collect();
         }
-        let block_pages = block_pages.clamp(1, limits::BLOCK_PAGES) as usize;
-        (0..order.len().div_ceil(block_pages)).filter_map(move |block| {
-            let order = &order[block * block_pages..order.len().min((block + 1) * block_pages)];
-            let list = order.iter().map(|&index| pages[index as usize]);
-            // Each page was left once, so this does not fail.
-            let pages = PageSet::from_list(list.map(|page| page..page + 1)).ok()?;
-            Some(Leftover {
-                pages,
-                fingerprints: order.iter().map(|&index| fingerprints[index as usize]).collect(),
-                classes: order.iter().map(|&index| classes[index as usize]).collect(),
-                twins: order.iter().map(|&index| twins[index as usize]).collect(),
-            })
-        })
+        Leftovers { left, order, next: 0 }
     }
 
     /// Takes a chunk of which only what is settled goes into this block.

@@ -143,8 +143,24 @@ pub struct Choice {
     pub guest: bool,
 }
 
+impl Choice {
+    /// The same for every block, whatever there is to encode.
+    pub fn always(effort: Effort, pages: u64) -> Self {
+        Choice { how: How { effort, reach: Reach::All }, pages, guest: true }
+    }
+}
+
+/// What a block is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Pages as they come.
+    Fresh,
+    /// What those before left for later, when all of them are settled: residual pages only, in the order in which the guest sees them.
+    Left,
+}
+
 /// Is asked before each block; from any thread.
-pub type Choose<'c> = &'c (dyn Fn() -> Choice + Sync);
+pub type Choose<'c> = &'c (dyn Fn(Next) -> Choice + Sync);
 
 /// Takes frames in order. It may wait, and so hold the encoder back.
 pub type Sink<'s, 'f> = &'s mut (dyn FnMut(OutFrame<'f>) -> Result<(), EncodeError> + Send);
@@ -460,7 +476,7 @@ impl<'a> Encoder<'a> {
                 return Ok(None);
             }
             announcer.next_is(next);
-            let choice = choose();
+            let choice = choose(Next::Fresh);
             if unread && choice.guest {
                 return Ok(None);
             }
@@ -471,12 +487,16 @@ impl<'a> Encoder<'a> {
         };
         run(&encoder, history, sets, |how, set| encoder.scan_as(set, how, ahead), &mut send)?;
         // What was left for later comes in the order in which the guest sees it.
-        let mut left = history.leftovers(&encoder, block_pages);
+        let mut left = history.leftovers(&encoder);
         let lists = || {
             if cancel.is_cancelled() {
                 return Err(EncodeError::Cancelled);
             }
-            Ok(left.next().map(|list| (choose().how, list)))
+            if left.is_empty() {
+                return Ok(None);
+            }
+            let choice = choose(Next::Left);
+            Ok(left.take(choice.pages.min(block_pages)).map(|list| (choice.how, list)))
         };
         run(&encoder, history, lists, |how, list| encoder.sample_as(list, how), &mut send)?;
         Ok(next)

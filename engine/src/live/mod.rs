@@ -29,7 +29,7 @@ pub(crate) use bits::Bits;
 
 pub use apply::{Applied, Arrival, Arrivals, Decoder, Destination, header_frame, read_header};
 pub use encoder::{
-    Batched, Choice, Choose, Encoder, Introspection, LateGuest, Setup, Sink, alone, alone_of_batch,
+    Batched, Choice, Choose, Encoder, Introspection, LateGuest, Next, Setup, Sink, alone, alone_of_batch,
     read_image,
 };
 pub use flat::FlatFile;

@@ -11,7 +11,7 @@ use super::parse::{Events, FromFile, Input, Parser, RamBlock};
 use super::script::Rebuilder;
 use super::transcode::{Consumer, RoundEnd, Transcoder};
 use crate::decode::{PageStore, ParsedBlock};
-use crate::encode::{BlockStats, How, Reach};
+use crate::encode::BlockStats;
 use crate::error::{DecodeError, EncodeError};
 use crate::format::frame::FrameRead;
 use crate::format::{FrameWrite, Header};
@@ -261,7 +261,7 @@ pub fn pack(
 ) -> Result<Packed, StreamError> {
     let mut packed = Packed::default();
     let effort = coding.top;
-    let choose = move || Choice { how: How { effort, reach: Reach::All }, pages: BLOCK_PAGES, guest: true };
+    let choose = move |_| Choice::always(effort, BLOCK_PAGES);
     let (mut pages, mut total_pages) = (0, 0);
     let past = tempfile::tempfile_in(dir)?;
     let mut take = |event: Out<'_>| {

@@ -15,6 +15,8 @@ struct World {
     settled_first: bool,
 }
 
+/// Blocks that are coded at once.
+const IN_FLIGHT: usize = 5;
 const EFFORTS: [Effort; 4] = [Effort::Store, Effort::Fast, Effort::Balanced, Effort::Dense];
 
 impl World {
@@ -31,7 +33,7 @@ impl World {
 
     /// Sends so many pages; gives the time, and for each time step the share of each effort.
     fn run(&self, controller: &mut Controller, pages: u64) -> (f64, Vec<(f64, Effort)>) {
-        const STEP: f64 = 0.002;
+        const STEP: f64 = 0.0005;
         let (mut time, mut left) = (0.0, pages as f64);
         // Pages of this and of any later block that are residual.
         let residual_of = |left: f64| match self.settled_first {
@@ -40,71 +42,75 @@ impl World {
             false => self.residual,
         };
         let mut queue = 0.0;
-        // Blocks being coded: effort, pages, processor time still needed.
-        let mut coding: Option<(Choice, f64, f64, f64)> = None;
-        let mut blocked: Option<(Choice, f64, f64)> = None;
-        let mut seen = Observed { backlogged: true, ..Observed::default() };
+        // Blocks being coded, in order: effort, pages, residual pages, processor time still needed, and the sender's share of it. Each has one
+        // processor.
+        let mut coding: VecDeque<(Effort, f64, f64, f64, f64)> = VecDeque::new();
+        let (mut seen, mut waiting) = (Observed::default(), Waiting::default());
         let mut log = Vec::new();
         let cost = |effort: Effort| self.costs.iter().find(|cost| cost.0 == effort).copied().unwrap();
-        while left > 0.0 || queue > 0.0 || coding.is_some() || blocked.is_some() {
+        while left > 0.0 || queue > 0.0 || !coding.is_empty() {
             time += STEP;
             // The link, and the receiver, which keeps up or holds it back.
             let can = (self.rate)(time) * STEP;
             let sent = f64::min(can, queue);
             queue -= sent;
-            if controller.rate().is_none() && seen.seconds > 0.0 && seen.backlogged != (queue > 1000.0) {
-                seen = Observed { backlogged: true, idle: seen.idle, ..Observed::default() };
+            if waiting.turned(queue as u64) && controller.rate().is_none() {
+                seen = Observed { idle: seen.idle, ..Observed::default() };
+                waiting.start();
+                waiting.turned(queue as u64);
             }
             seen.delivered += sent as u64;
-            seen.backlogged &= queue > 1000.0;
-            // The encoder has all processors.
-            let mut budget = self.cores[0] * STEP;
-            while budget > 0.0 {
-                if let Some((choice, pages, residual)) = blocked.take() {
-                    if queue > controller.backlog() as f64 {
-                        blocked = Some((choice, pages, residual));
-                        break;
-                    }
-                    let bytes = residual * cost(choice.how.effort).1;
-                    controller.block(choice.how.effort, pages as u64, residual as u64, bytes as u64);
+            let mut budgets = vec![STEP; self.cores[0] as usize];
+            loop {
+                // What is coded goes on in order, while there is room.
+                while queue <= controller.backlog() as f64
+                    && let Some(&(effort, pages, residual, ..)) =
+                        coding.front().filter(|block| block.3 <= 0.0)
+                {
+                    coding.pop_front();
+                    let bytes = residual * cost(effort).1;
+                    controller.block(effort, pages as u64, residual as u64, bytes as u64);
+                    seen.used[1] += residual * cost(effort).3;
                     queue += bytes;
                 }
-                if coding.is_none() {
-                    if left <= 0.0 {
-                        break;
-                    }
-                    let choice = controller.choose(queue as u64);
-                    log.push((time, choice.how.effort));
+                while coding.len() < IN_FLIGHT && left > 0.0 {
+                    let next = if residual_of(left) == 1.0 { Next::Left } else { Next::Fresh };
+                    let choice = controller.choose(next, queue as u64);
+                    let effort = choice.how.effort;
+                    log.push((time, effort));
                     let pages = f64::min(choice.pages as f64, left);
                     let residual = pages * residual_of(left);
                     left -= pages;
-                    let (_, _, sender, receiver) = cost(choice.how.effort);
+                    let (_, _, sender, receiver) = cost(effort);
                     let shared = if self.same_machine { receiver + 1e-6 / self.residual } else { 0.0 };
-                    let needs = residual * (sender + shared) + pages * 0.6e-6;
-                    coding = Some((choice, pages, residual, needs));
+                    let own = residual * sender + pages * 0.6e-6;
+                    let needs = own + residual * shared;
+                    coding.push_back((effort, pages, residual, needs, own / needs));
                 }
-                if let Some((choice, pages, residual, needs)) = coding.take() {
-                    let spent = f64::min(budget, needs);
-                    budget -= spent;
-                    seen.used[0] += spent;
-                    if needs > spent {
-                        coding = Some((choice, pages, residual, needs - spent));
-                    } else {
-                        blocked = Some((choice, pages, residual));
-                        seen.used[1] += residual * cost(choice.how.effort).3;
-                    }
+                let mut worked = false;
+                let unfinished = coding.iter_mut().filter(|block| block.3 > 0.0);
+                for (budget, block) in budgets.iter_mut().filter(|budget| **budget > 0.0).zip(unfinished) {
+                    let spent = f64::min(*budget, block.3);
+                    *budget -= spent;
+                    block.3 -= spent;
+                    seen.used[0] += spent * block.4;
+                    worked = true;
+                }
+                if !worked {
+                    break;
                 }
             }
+            let budget: f64 = budgets.iter().sum();
             seen.idle[0] = Some(budget / (self.cores[0] * STEP)).map(|now| {
                 let before = seen.idle[0].unwrap_or(now);
-                before * 0.95 + now * 0.05
+                before * 0.99 + now * 0.01
             });
             seen.seconds += STEP;
-            // As often as a link that nothing is known of is looked at, and then.
-            if seen.seconds >= if controller.rate().is_some() { 0.1 } else { 0.02 } {
+            if seen.seconds >= controller.interval() {
+                seen.backlogged = waiting.throughout();
                 controller.observe(&seen);
-                let idle = seen.idle;
-                seen = Observed { backlogged: true, idle, ..Observed::default() };
+                seen = Observed { idle: seen.idle, ..Observed::default() };
+                waiting.start();
             }
         }
         (time, log)
@@ -113,7 +119,7 @@ impl World {
     /// Of an image, or of what brings its pages when it likes.
     fn controller(&self, image: Option<u64>) -> Controller {
         let controller =
-            Controller::new(&EFFORTS, self.cores.map(|cores| cores as u32), self.same_machine, 5);
+            Controller::new(&EFFORTS, self.cores.map(|cores| cores as u32), self.same_machine, IN_FLIGHT);
         match image {
             Some(pages) => controller.of_image(pages),
             None => controller,
@@ -140,7 +146,7 @@ fn as_good_as_the_best_effort_at_every_speed() {
         for rate in rates {
             let world = World { same_machine, settled_first, ..World::new(rate) };
             let pages = 2 << 20;
-            let fixed = EFFORTS.map(|effort| world.run(&mut Controller::fixed(effort, 5), pages).0);
+            let fixed = EFFORTS.map(|effort| world.run(&mut Controller::fixed(effort, IN_FLIGHT), pages).0);
             let best = fixed.into_iter().fold(f64::MAX, f64::min);
             for image in [None, Some(pages)] {
                 let (auto, log) = world.run(&mut world.controller(image), pages);
@@ -151,12 +157,9 @@ fn as_good_as_the_best_effort_at_every_speed() {
                     image.is_some(),
                     EFFORTS.map(share)
                 );
-                // Where nothing can be learned before residual pages come, an interval of them is what learning takes.
-                let learning = if settled_first { 0.1 } else { 0.0 };
-                // Dense is used alone or not at all, since a guest's own order makes blocks of it that take seconds: where both the
-                // link and the processors are nearly its limit, that is further from the best.
-                let most = if best < fixed[2] && rate(0.0) > 50.0 * MBIT { 1.35 } else { 1.05 };
-                assert!(auto <= best * most + learning, "{auto:.2} s, best fixed {best:.2} s");
+                // Where nothing can be learned before residual pages come, or pages come when they like, that takes a tenth of a second.
+                let learning = if settled_first || image.is_none() { 0.1 } else { 0.0 };
+                assert!(auto <= best * 1.05 + learning, "{auto:.2} s, best fixed {best:.2} s");
             }
         }
     }
@@ -205,7 +208,7 @@ fn a_fixed_effort_stays() {
     for _ in 0..10 {
         controller.block(Effort::Balanced, 8192, 3000, 2_000_000);
         controller.observe(&Observed { seconds: 0.1, delivered: 1 << 30, ..Observed::default() });
-        assert_eq!(controller.choose(0).how.effort, Effort::Balanced);
+        assert_eq!(controller.choose(Next::Fresh, 0).how.effort, Effort::Balanced);
     }
 }
 
@@ -217,7 +220,7 @@ fn nonsense_does_no_harm() {
     controller.block(Effort::Fast, 0, 0, 1 << 40);
     for seconds in [0.0, 1e-9, 1e9] {
         controller.observe(&Observed { seconds, backlogged: true, ..Observed::default() });
-        let choice = controller.choose(u64::MAX);
+        let choice = controller.choose(Next::Fresh, u64::MAX);
         assert!(PAGES.contains(&choice.pages) && controller.backlog() >= MIN_BACKLOG);
     }
 }
@@ -251,7 +254,7 @@ fn the_first_blocks_of_an_image_find_the_link_out() {
     let pages = 1 << 19;
     let (_, log) = world.run(&mut world.controller(Some(pages)), pages);
     let coded = log.iter().filter(|(_, effort)| *effort != Effort::Store).count();
-    assert!(coded < 5, "{coded} of {}", log.len());
+    assert!(coded < 2 * IN_FLIGHT, "{coded} of {}", log.len());
 
     let world = World::new(|_| 20.0 * MBIT);
     let (_, log) = world.run(&mut world.controller(Some(1 << 15)), 1 << 15);
@@ -273,7 +276,7 @@ fn a_guest_is_read_where_its_bytes_would_take_longer() {
         (40_000.0, 1 << 19, false),
     ] {
         let mut controller = Controller::new(&EFFORTS, [4, 4], false, 5).of_image(pages);
-        assert!(!controller.choose(0).guest, "nothing is known of the link yet");
+        assert!(!controller.choose(Next::Fresh, 0).guest, "nothing is known of the link yet");
         for _ in 0..5 {
             let delivered = (mbit * MBIT * 0.1) as u64;
             controller.observe(&Observed {
@@ -283,10 +286,15 @@ fn a_guest_is_read_where_its_bytes_would_take_longer() {
                 ..Observed::default()
             });
         }
-        assert_eq!(controller.choose(1 << 20).guest, pays, "{mbit} Mbit/s");
+        let enough = (controller.rate().unwrap() as u64).min(1 << 26);
+        assert!(
+            !controller.choose(Next::Fresh, enough / 100).guest,
+            "the link would have nothing to do meanwhile"
+        );
+        assert_eq!(controller.choose(Next::Fresh, enough).guest, pays, "{mbit} Mbit/s");
         controller.block(Effort::Fast, pages, 0, 100);
-        assert!(!controller.choose(1 << 20).guest, "nothing is left");
+        assert!(!controller.choose(Next::Fresh, 1 << 20).guest, "nothing is left");
     }
     // Of anything else the caller decides.
-    assert!(Controller::fixed(Effort::Fast, 3).choose(0).guest);
+    assert!(Controller::fixed(Effort::Fast, 3).choose(Next::Fresh, 0).guest);
 }

@@ -3,19 +3,17 @@
 use std::sync::Mutex;
 use std::time::Instant;
 
-use mig_engine::live::{Choice, OutFrame};
+use mig_engine::live::{Choice, Next, OutFrame};
 use mig_engine::{Effort, Settled};
 
 use super::lock;
 use super::outbox::{Outbox, Sent};
-use crate::controller::{Controller, Observed, Plan};
+use crate::controller::{Controller, Observed, Plan, Waiting};
 use crate::load::Load;
 use crate::wire::Meter;
 
-/// How long to measure at least, in microseconds of the receiver's clock: as long as nothing is known of the link, and then.
-const INTERVALS: [u64; 2] = [20_000, 100_000];
-/// Fewer bytes than these on their way, and the link may have run dry.
-const DRY: u64 = 48 << 10;
+/// Fewer bytes than these delivered in an interval, and it goes on for a while.
+const FEW: u64 = 48 << 10;
 
 /// What the link does, and the controller that follows it.
 #[derive(Debug)]
@@ -34,7 +32,7 @@ struct State {
     since: Instant,
     /// The latest.
     latest: Meter,
-    least_waiting: u64,
+    waiting: Waiting,
 }
 
 /// For reports.
@@ -57,7 +55,7 @@ impl Link {
             load: Load::now(),
             since: Instant::now(),
             latest: Meter::default(),
-            least_waiting: u64::MAX,
+            waiting: Waiting::default(),
         };
         let [sender_cores, receiver_cores] =
             [sender_cores, receiver_cores].map(|cores| f64::from(cores.max(1)));
@@ -84,8 +82,9 @@ impl Link {
             return;
         }
         let delivered = meter.received - state.meter.received;
-        let interval = INTERVALS[usize::from(state.controller.rate().is_some())];
-        if passed < interval || delivered < DRY && passed < 5 * interval {
+        // Of the receiver's clock.
+        let interval = (state.controller.interval() * 1e6) as u64;
+        if passed < interval || delivered < FEW && passed < 5 * interval {
             return;
         }
         let seconds = passed as f64 / 1e6;
@@ -98,7 +97,7 @@ impl Link {
         let seen = Observed {
             seconds,
             delivered,
-            backlogged: state.least_waiting > DRY,
+            backlogged: state.waiting.throughout(),
             used: [micros(load.used, state.load.used), micros(meter.cpu, state.meter.cpu)],
             idle: [
                 idle(load.idle, state.load.idle, self.sender_cores, here),
@@ -120,12 +119,12 @@ impl Link {
     }
 
     /// How the next block is to be made.
-    pub fn choose(&self, outbox: &Outbox<'_>) -> Choice {
+    pub fn choose(&self, next: Next, outbox: &Outbox<'_>) -> Choice {
         let sent = outbox.sent();
         let mut state = lock(&self.state);
         let waiting = Self::waiting(&state, &sent);
         state.waits(waiting);
-        state.controller.choose(waiting)
+        state.controller.choose(next, waiting)
     }
 
     /// References are not to be used any more.
@@ -141,21 +140,19 @@ impl Link {
 }
 
 impl State {
-    /// Takes note of the bytes that are not with the receiver. What a link carries is measured from when something waits for it, and as
-    /// long as that is so.
+    /// Takes note of the bytes that are not with the receiver.
     fn waits(&mut self, bytes: u64) {
-        let turned = self.least_waiting != u64::MAX && (bytes > DRY) != (self.least_waiting > DRY);
-        if turned && self.controller.rate().is_none() {
+        if self.waiting.turned(bytes) && self.controller.rate().is_none() {
             self.start_interval(self.latest);
+            self.waiting.turned(bytes);
         }
-        self.least_waiting = self.least_waiting.min(bytes);
     }
 
     fn start_interval(&mut self, meter: Meter) {
         self.meter = meter;
         self.load = Load::now();
         self.since = Instant::now();
-        self.least_waiting = u64::MAX;
+        self.waiting.start();
     }
 }
 

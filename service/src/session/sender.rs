@@ -7,7 +7,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use mig_engine::live::{Choice, Have, OutFrame};
+use mig_engine::live::{Choice, Have, Next, OutFrame};
 use mig_engine::{Cancel, EncodeError, FrameType};
 
 use super::link::Link;
@@ -182,8 +182,8 @@ impl<'f> Sender<'f> {
     }
 
     /// How the next block is to be made.
-    pub fn choose(&self) -> Choice {
-        self.link.choose(&self.outbox)
+    pub fn choose(&self, next: Next) -> Choice {
+        self.link.choose(next, &self.outbox)
     }
 
     /// The link, for reports.

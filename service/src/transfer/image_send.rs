@@ -136,7 +136,7 @@ fn send<'f>(
                 sender.push(frame)
             };
             sink(encoder.header())?;
-            encoder.image(image, opened.have.as_ref(), &|| sender.choose(), &mut sink)?;
+            encoder.image(image, opened.have.as_ref(), &|next| sender.choose(next), &mut sink)?;
             sink(encoder.end())?;
             ended.store(true, Ordering::Relaxed);
             Ok(())

@@ -237,7 +237,7 @@ fn run(
         let running = scope.spawn(|| sender.run(control, &recode, &watcher));
         scope.spawn(|| tell_progress(&sender, &account, total_pages, start, on, &over));
         let (all_memory, last) = (AtomicBool::new(false), Mutex::new(None));
-        let choose = || sender.choose();
+        let choose = |next| sender.choose(next);
         let out = |event: Out<'_>| take(event, &sender, &account, &batches, &header, on);
         let coder = Coder::new(coding.clone(), &choose, past, out);
         let is_over = || sender.is_over();
