@@ -40,7 +40,7 @@ const FEW: u32 = 10;
 const TRUST: f64 = 0.4;
 /// How much more a link may carry than was seen, where it was not the limit.
 const HOPE: f64 = 2.0;
-/// Bytes a second that busy processors bring over a link all the same.
+/// Bytes a second that busy processors bring over a link all the same, where they are there to be sent.
 const EASY: f64 = 5e7;
 const MAX_RATE: f64 = 1e12;
 /// Bytes of pages as they are that may be on their way over a link of which nothing is known; and how many times what went without
@@ -66,7 +66,7 @@ const GUEST_WAITS: f64 = 1.3e-6;
 const READY: f64 = 1.3;
 /// Pages of an image from which on their residual share says something of the others.
 const TELLING_PAGES: f64 = 8192.0;
-/// Bytes that are always enough for that; and observations after which it is read in any case.
+/// Bytes that must be enough for that; and observations after which it is read in any case.
 const MOST_READY: f64 = 32e6;
 const LONG_WANTED: u32 = 20;
 /// What a mix must save before it is preferred to a single effort.
@@ -131,6 +131,8 @@ pub struct Observed {
     pub delivered: u64,
     /// Whether there was something to send all the while.
     pub backlogged: bool,
+    /// Whether a part of that was still with the sender: what is on a long way keeps nothing waiting.
+    pub queued: bool,
     /// Processor time that the sender and the receiver used, in seconds.
     pub used: [f64; 2],
     /// Share of the processors that nobody used, at the sender and the receiver, where it is known.
@@ -193,14 +195,14 @@ pub struct Controller {
     pages: u64,
     coded: Vec<u64>,
     plan: Plan,
-    /// Blocks that were chosen and are not coded yet, in order.
+    /// Blocks that were chosen and did not have their turn yet, in order.
     coding: VecDeque<Coding>,
     /// References are used.
     reach: Reach,
     image: Option<Image>,
 }
 
-/// A block that is being coded.
+/// A block that is being coded, or waits for those before it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Coding {
     /// What it is supposed to come to.
@@ -283,9 +285,10 @@ impl Controller {
         }
     }
 
-    /// What is sent is an image of so many pages, all of which is there: how fast they are sent is up to the efforts and the link.
-    pub fn of_image(mut self, pages: u64) -> Self {
-        self.image = Some(Image { left: pages, density: 1.0, ..Image::default() });
+    /// What is sent is an image of so many pages, all of which is there: how fast they are sent is up to the efforts and the link. Its guest
+    /// may still be to be read.
+    pub fn of_image(mut self, pages: u64, is_unread: bool) -> Self {
+        self.image = Some(Image { left: pages, density: 1.0, read: !is_unread, ..Image::default() });
         self
     }
 
@@ -344,6 +347,13 @@ impl Controller {
         }
     }
 
+    /// Takes note of pages that the destination has from before.
+    pub fn kept(&mut self, pages: u64) {
+        if let Some(image) = &mut self.image {
+            image.left = image.left.saturating_sub(pages);
+        }
+    }
+
     /// Takes note of what happened since the last time, and makes a new plan.
     pub fn observe(&mut self, seen: &Observed) {
         if seen.seconds <= 0.0 {
@@ -381,7 +391,8 @@ impl Controller {
                 + any_page * self.pages as f64;
             // A block counts when it is coded, whenever that was done: so what was needed may be late, and many intervals count.
             let known = &mut self.ends[end];
-            if seen.used[end] > 0.0 {
+            // What else the processors did says nothing of them.
+            if seen.used[end] > 0.0 && (needed > 0.0 || !self.coding.is_empty()) {
                 known.used = known.used * REMEMBERED + seen.used[end];
                 known.needed = known.needed * REMEMBERED + needed;
             }
@@ -405,7 +416,7 @@ impl Controller {
             }
             return;
         };
-        let busy = busy && measured > EASY;
+        let busy = busy && (measured > EASY || !seen.queued);
         let held_up = seen.backlogged && !busy;
         self.sooner = if held_up { 0 } else { self.sooner.saturating_sub(1) };
         let new = if !seen.backlogged {
@@ -490,7 +501,8 @@ impl Controller {
             // Nothing of what was left for later is settled.
             let residual = if next == Next::Left { 1.0 } else { self.residual };
             let effort = self.effort(waiting as f64, residual);
-            let whole = next == Next::Left && self.plan.is_pure() && self.rate.is_some();
+            let whole =
+                next == Next::Left && self.plan.is_pure() && (self.rate.is_some() || self.prices.len() == 1);
             // In the guest's order much is alike that lies far apart.
             let pages = if whole { *PAGES.end() } else { self.pages_of(effort, residual) };
             (effort, pages, self.supposed(effort, pages, residual))
@@ -608,13 +620,16 @@ impl Controller {
         let saves = (link - sender.max(receiver)).clamp(0.0, link * GUEST_SAVES) * left * residual;
         let processors = &self.ends[0];
         let takes = GUEST_TAKES * left * processors.scale() / processors.cores;
+        let waits = GUEST_WAITS * left * processors.scale();
+        // What the link has to do meanwhile is not as much as one likes.
+        let takes = takes + (waits - MOST_READY / rate).max(0.0);
         let enough = if image.wanted > 0 { 0.5 * takes } else { takes };
-        (saves > enough).then(|| GUEST_WAITS * left * processors.scale())
+        (saves > enough).then_some(waits)
     }
 
     /// Large blocks compress best. But what is coded can't be coded again when the link changes: so the blocks in flight are no
-    /// more than it takes in a tenth of a second, unless more effort is not to be had anyway. And in a mix, a block must not take
-    /// longer to code than the queue lasts. Of the pages, so many are residual.
+    /// more than it takes in the time that the queue lasts, unless more effort is not to be had anyway. And in a mix, a block takes little
+    /// time, but for those of the fewest pages that are worth the while. Of the pages, so many are residual.
     fn pages_of(&self, effort: Effort, residual: f64) -> u64 {
         let last = self.prices.last().is_some_and(|price| price.effort == effort);
         let price = self.prices.iter().find(|price| price.effort == effort);

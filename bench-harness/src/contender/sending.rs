@@ -79,7 +79,7 @@ impl Sending {
                 let controller = match self.efforts[..] {
                     [effort] => Controller::fixed(effort, subject.threads + 1),
                     _ => Controller::new(&self.efforts, [cores, cores], false, subject.threads + 1)
-                        .of_image(image.page_count()),
+                        .of_image(image.page_count(), read == Read::Later),
                 };
                 let view = session::Link::new(controller, machine, machine);
                 let outbox = Outbox::new(WINDOW);
@@ -118,8 +118,9 @@ impl Sending {
 fn tell(view: &session::Link, link: &Link, outbox: &Outbox<'_>, over: &Receiver<()>) {
     let begun = Instant::now();
     loop {
-        let waiting = link.waiting();
-        let received = link.written().saturating_sub(waiting);
+        // In this order: what is written in between has not arrived.
+        let written = link.written();
+        let received = written.saturating_sub(link.waiting());
         let time = begun.elapsed().as_micros() as u64 + 1;
         view.meter(Meter { received, time, ..Meter::default() }, outbox);
         if over.recv_timeout(METER) != Err(RecvTimeoutError::Timeout) {

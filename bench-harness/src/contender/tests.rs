@@ -317,7 +317,8 @@ fn what_suites_name_round_trips_and_is_paced() {
         ("zero pages, zstd -1", 0.7),
         ("memory read", 1.0),
         ("mig auto", 0.5),
-        ("mig auto, no reference", 0.7),
+        // Pages go as they are over a link that is faster than any effort.
+        ("mig auto, no reference", 1.001),
         ("mig fast, no guest", 0.5),
     ] {
         let named: Named = name.parse().unwrap();

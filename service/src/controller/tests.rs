@@ -107,7 +107,7 @@ impl World {
             });
             seen.seconds += STEP;
             if seen.seconds >= controller.interval() {
-                seen.backlogged = waiting.throughout();
+                (seen.backlogged, seen.queued) = (waiting.throughout(), waiting.throughout());
                 controller.observe(&seen);
                 seen = Observed { idle: seen.idle, ..Observed::default() };
                 waiting.start();
@@ -121,7 +121,7 @@ impl World {
         let controller =
             Controller::new(&EFFORTS, self.cores.map(|cores| cores as u32), self.same_machine, IN_FLIGHT);
         match image {
-            Some(pages) => controller.of_image(pages),
+            Some(pages) => controller.of_image(pages, true),
             None => controller,
         }
     }
@@ -275,7 +275,7 @@ fn a_guest_is_read_where_its_bytes_would_take_longer() {
         (10_000.0, 1 << 19, false),
         (40_000.0, 1 << 19, false),
     ] {
-        let mut controller = Controller::new(&EFFORTS, [4, 4], false, 5).of_image(pages);
+        let mut controller = Controller::new(&EFFORTS, [4, 4], false, 5).of_image(pages, true);
         assert!(!controller.choose(Next::Fresh, 0).guest, "nothing is known of the link yet");
         for _ in 0..5 {
             let delivered = (mbit * MBIT * 0.1) as u64;

@@ -33,6 +33,8 @@ struct State {
     /// The latest.
     latest: Meter,
     waiting: Waiting,
+    /// Fewest bytes that waited here in the present interval.
+    least_queued: u64,
 }
 
 /// For reports.
@@ -56,6 +58,7 @@ impl Link {
             since: Instant::now(),
             latest: Meter::default(),
             waiting: Waiting::default(),
+            least_queued: u64::MAX,
         };
         let [sender_cores, receiver_cores] =
             [sender_cores, receiver_cores].map(|cores| f64::from(cores.max(1)));
@@ -73,7 +76,7 @@ impl Link {
         let mut state = lock(&self.state);
         state.latest = meter;
         let waiting = Self::waiting(&state, &sent);
-        state.waits(waiting);
+        state.waits(waiting, sent.queued);
         let first = state.meter == Meter::default();
         let passed = meter.time.saturating_sub(state.meter.time);
         // A receiver that was started anew counts from zero.
@@ -98,6 +101,7 @@ impl Link {
             seconds,
             delivered,
             backlogged: state.waiting.throughout(),
+            queued: state.least_queued > 0,
             used: [micros(load.used, state.load.used), micros(meter.cpu, state.meter.cpu)],
             idle: [
                 idle(load.idle, state.load.idle, self.sender_cores, here),
@@ -112,10 +116,16 @@ impl Link {
 
     /// Takes note of a frame that was coded.
     pub fn coded(&self, frame: &OutFrame<'_>) {
-        let (Some(stats), false) = (frame.stats(), frame.is_kept()) else { return };
+        let Some(stats) = frame.stats() else { return };
         let residual = stats.pages[Settled::Residual.kind()];
         // Pages that come later are counted when they come.
-        lock(&self.state).controller.block(frame.effort(), frame.delivers(), residual, frame.len());
+        let delivers = frame.delivers();
+        let controller = &mut lock(&self.state).controller;
+        if frame.is_kept() {
+            controller.kept(delivers);
+        } else {
+            controller.block(frame.effort(), delivers, residual, frame.len());
+        }
     }
 
     /// How the next block is to be made.
@@ -123,7 +133,7 @@ impl Link {
         let sent = outbox.sent();
         let mut state = lock(&self.state);
         let waiting = Self::waiting(&state, &sent);
-        state.waits(waiting);
+        state.waits(waiting, sent.queued);
         state.controller.choose(next, waiting)
     }
 
@@ -140,12 +150,13 @@ impl Link {
 }
 
 impl State {
-    /// Takes note of the bytes that are not with the receiver.
-    fn waits(&mut self, bytes: u64) {
+    /// Takes note of the bytes that are not with the receiver, and of those of them that are still here.
+    fn waits(&mut self, bytes: u64, queued: u64) {
         if self.waiting.turned(bytes) && self.controller.rate().is_none() {
             self.start_interval(self.latest);
             self.waiting.turned(bytes);
         }
+        self.least_queued = self.least_queued.min(queued);
     }
 
     fn start_interval(&mut self, meter: Meter) {
@@ -153,6 +164,7 @@ impl State {
         self.load = Load::now();
         self.since = Instant::now();
         self.waiting.start();
+        self.least_queued = u64::MAX;
     }
 }
 

@@ -142,13 +142,14 @@ impl Sending<'_> {
         let efforts: Vec<Effort> = efforts.into_iter().filter(known).collect();
         let top = efforts.last().copied().unwrap_or(Effort::Store);
         let (here, in_flight) = (Machine::here(), self.threads + 1);
+        let late_guest = welcome.late_reference && self.effort == EffortChoice::Auto;
         let controller = match self.effort {
             EffortChoice::Fixed(effort) => Controller::fixed(effort, in_flight),
             EffortChoice::Auto => {
                 let cores = [self.threads as u32, welcome.host.cores.max(1)];
                 let controller = Controller::new(&efforts, cores, here.is_same(&welcome.host), in_flight);
                 match what.kind {
-                    Content::Image => controller.of_image(what.pages),
+                    Content::Image => controller.of_image(what.pages, late_guest),
                     // A running guest brings its pages when it likes.
                     Content::Qemu | Content::Live => controller,
                 }
@@ -169,7 +170,6 @@ impl Sending<'_> {
         let link = Link::new(controller, here.cores, welcome.host.cores);
         let target = self.target.clone();
         let sender = Sender::new(target, proposal, &welcome, link, self.limits, self.cancel.clone());
-        let late_guest = welcome.late_reference && self.effort == EffortChoice::Auto;
         let block_pages = welcome.block_pages;
         Ok((Session { sender, control, have, block_pages, top, late_guest }, agreed, others))
     }
