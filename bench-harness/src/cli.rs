@@ -196,7 +196,7 @@ pub(crate) struct SuiteArgs {
     /// Name of a suite (`mig-bench list`), or a .toml file
     #[arg(default_value = "quick")]
     pub(crate) suite: String,
-    /// Memory image of a real guest, instead of the suite's
+    /// Memory image of a real guest, instead of the suite's; of one that was packed, what it was made of is measured
     pub(crate) image: Option<PathBuf>,
     /// Something the destination has: the VM's disk image, an older memory image
     #[arg(short, long = "reference", value_name = "FILE", requires = "image")]

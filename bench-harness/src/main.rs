@@ -19,6 +19,7 @@ mod link;
 mod measure;
 mod memory;
 mod pack;
+mod packed;
 mod peak;
 mod provenance;
 mod references;

@@ -1,7 +1,6 @@
 //! References of a measured run: their indexes are built first, and what that costs is reported beside the run.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -14,6 +13,7 @@ use serde::Serialize;
 
 use crate::exit::Problem;
 use crate::measure::timed;
+use crate::packed::refuse_packed;
 use crate::run::Run;
 
 /// Files that both ends have, and where their indexes are.
@@ -148,21 +148,6 @@ pub(crate) fn build_index(reference: &Reference, level: Level, run: &Run) -> Res
     let index = builder.build(reference.source(), tie, &fingerprints(level));
     run.check()?;
     Ok(index?)
-}
-
-/// A packed file would silently be taken for a raw image: of a guest that does not compress, or a disk that is no help.
-///
-/// # Errors
-///
-/// [`Problem::Usage`] for a packed file; it can't be read.
-pub(crate) fn refuse_packed(path: &Path) -> Result<()> {
-    let mut magic = [0; 4];
-    let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    if file.read(&mut magic).unwrap_or(0) == magic.len() && magic == *b"MiGf" {
-        let text = format!("{} is a packed file; unpack it first", path.display());
-        return Err(Problem::Usage(text).into());
-    }
-    Ok(())
 }
 
 /// A file, or the files that it is made of: those of a disk image.

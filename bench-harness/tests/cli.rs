@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use mig_engine::{Effort, MemoryImage, Packer, Reference};
 use serde_json::Value;
 
 const MEMORY: &[u8] = include_bytes!("../../tests/data/sample.mem.zst");
@@ -202,6 +203,32 @@ fn wrong_command_lines_and_missing_files_differ() {
     }
     let help = String::from_utf8(fixture.run(&["--help"]).stdout).unwrap();
     assert!(help.contains("Exit codes:") && !help.contains("peak-child"), "{help}");
+}
+
+/// A packed image, which is unpacked first, by what it was packed with.
+#[test]
+fn a_packed_image_is_measured_as_what_it_was_made_of() {
+    let fixture = Fixture::new();
+    let image = MemoryImage::open(&fixture.path("guest.raw"), None).unwrap();
+    let disk = Reference::open(&fixture.path("guest.disk"), image.page_count()).unwrap();
+    let packed = fs::File::create(fixture.path("guest.mig")).unwrap();
+    Packer::new().effort(Effort::Fast).reference(disk).pack(&image, &packed).unwrap();
+    let suite = "about = 'a test'\nrepeats = 1\nlinks = []\ncontenders = ['raw', 'mig store']\n";
+    fs::write(fixture.path("mine.toml"), suite).unwrap();
+    let run = ["run", "mine.toml", "--scratch", "scratch"];
+    let of = |image: &str| fixture.json(&[&run[..], &[image, "-r", "guest.disk"]].concat()).0;
+    let (plain, unpacked) = (of("guest.raw"), of("guest.mig"));
+    let sizes = |json: &Value| -> Vec<u64> {
+        let lines = json["result"]["runs"][0]["contenders"].as_array().unwrap().clone();
+        lines.iter().map(|line| line["bytes"].as_u64().unwrap()).collect()
+    };
+    assert_eq!((sizes(&unpacked), sizes(&plain)[0]), (sizes(&plain), 8 << 20));
+    fixture.nothing_is_left_in(&fixture.path("scratch"));
+    // Without its disk it cannot be had.
+    let output = fixture.run(&[&run[..], &["guest.mig"]].concat());
+    let why = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(1) && why.contains("guest.disk"), "{why}");
+    fixture.nothing_is_left_in(&fixture.path("scratch"));
 }
 
 /// A suite of one's own, on an image of one's own: every number is there, promises are judged, and a report compares with itself.

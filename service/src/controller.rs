@@ -21,6 +21,8 @@ use mig_engine::live::{Choice, Next};
 
 /// Seconds of link time that the queue should last when a block is coded.
 const LOW: f64 = 0.02;
+/// Seconds that one processor may take for any block.
+const LONGEST: f64 = 4.0;
 /// Seconds that one processor may take for a block of a mix.
 const BLOCK: f64 = 0.04;
 /// Seconds of link time that may be queued; and where efforts are mixed one of which takes long.
@@ -118,9 +120,10 @@ impl Processors {
     }
 }
 
-/// Seconds of processor time for which the figures above are believed, and what is left of those and others after each observation.
+/// Seconds of processor time for which the figures above are believed; and for which others are, and how many times what is being coded.
 const SUPPOSED: f64 = 0.05;
-const REMEMBERED: f64 = 0.8;
+const REMEMBERED: f64 = 0.5;
+const IN_CODING: f64 = 4.0;
 
 /// What happened since the last time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -389,12 +392,18 @@ impl Controller {
             let coded = self.prices.iter().zip(&self.coded);
             let needed: f64 = coded.map(|(of, &pages)| price(of) * pages as f64).sum::<f64>()
                 + any_page * self.pages as f64;
-            // A block counts when it is coded, whenever that was done: so what was needed may be late, and many intervals count.
+            let being_coded: f64 = self.coding.iter().map(|coding| coding.seconds).sum();
             let known = &mut self.ends[end];
             // What else the processors did says nothing of them.
             if seen.used[end] > 0.0 && (needed > 0.0 || !self.coding.is_empty()) {
-                known.used = known.used * REMEMBERED + seen.used[end];
-                known.needed = known.needed * REMEMBERED + needed;
+                known.used += seen.used[end];
+                known.needed += needed;
+                // A block counts when it is coded, whenever that was done: what was needed is late by what is being coded. So much more
+                // than that has to count.
+                let most = REMEMBERED.max(IN_CODING * being_coded / known.scale());
+                let kept = (most / known.needed).min(1.0);
+                known.used *= kept;
+                known.needed *= kept;
             }
         }
     }
@@ -504,7 +513,7 @@ impl Controller {
             let whole =
                 next == Next::Left && self.plan.is_pure() && (self.rate.is_some() || self.prices.len() == 1);
             // In the guest's order much is alike that lies far apart.
-            let pages = if whole { *PAGES.end() } else { self.pages_of(effort, residual) };
+            let pages = if whole { self.longest(effort, residual) } else { self.pages_of(effort, residual) };
             (effort, pages, self.supposed(effort, pages, residual))
         });
         self.coding.push_back(coding);
@@ -635,14 +644,23 @@ impl Controller {
         let price = self.prices.iter().find(|price| price.effort == effort);
         let (Some(price), Some(rate)) = (price, self.rate) else { return *PAGES.start() };
         let pure = self.plan.is_pure();
-        if last && pure && self.prices.len() > 1 {
-            return *PAGES.end();
-        }
         let residual = residual.max(0.02);
+        if last && pure && self.prices.len() > 1 {
+            return self.longest(effort, residual);
+        }
         let by_link = rate * BACKLOG[0] / (self.in_flight + 1.0) / (price.bytes * residual);
         let coded = price.sender * self.ends[0].scale() * residual;
         let by_processors = if pure { f64::MAX } else { BLOCK / coded };
         (by_link.min(by_processors) as u64).clamp(*PAGES.start(), *PAGES.end())
+    }
+
+    /// As many pages as a block may have, but no more than are coded in a few seconds: of a choice among efforts, or a wrong guess at the link
+    /// would cost minutes.
+    fn longest(&self, effort: Effort, residual: f64) -> u64 {
+        let price = self.prices.iter().find(|price| price.effort == effort).filter(|_| self.prices.len() > 1);
+        let pages =
+            price.map_or(f64::MAX, |price| LONGEST / (price.sender * self.ends[0].scale() * residual));
+        (pages as u64).clamp(*PAGES.start(), *PAGES.end())
     }
 
     /// Bytes that may wait for the link.

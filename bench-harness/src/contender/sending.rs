@@ -3,10 +3,12 @@
 //! What a receiver's meter would say of the link, the link says itself; a receiver's processors are never what holds it up.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -84,12 +86,12 @@ impl Sending {
                 let view = session::Link::new(controller, machine, machine);
                 let outbox = Outbox::new(WINDOW);
                 let choose = |next| view.choose(next, &outbox);
-                let frames = AtomicU64::new(u64::MAX);
+                let (frames, on_their_way) = (AtomicU64::new(u64::MAX), OnTheirWay::default());
                 thread::scope(|scope| {
-                    let carried = scope.spawn(|| carry(&outbox, link, keep, &frames));
+                    let carried = scope.spawn(|| carry(&outbox, link, keep, &frames, &on_their_way));
                     let (over, ended) = mpsc::channel::<()>();
-                    let (view, outbox) = (&view, &outbox);
-                    scope.spawn(move || tell(view, link, outbox, &ended));
+                    let (view, outbox, on_their_way) = (&view, &outbox, &on_their_way);
+                    scope.spawn(move || tell(view, link, outbox, on_their_way, &ended));
                     let mut count = 0;
                     let mut sink = |frame| {
                         view.coded(&frame);
@@ -114,13 +116,31 @@ impl Sending {
     }
 }
 
+/// Of frames that were written: what had been written then, and the number of the next one.
+type OnTheirWay = Mutex<VecDeque<(u64, u64)>>;
+
 /// Says what a receiver would say of the link, as often, until it is over.
-fn tell(view: &session::Link, link: &Link, outbox: &Outbox<'_>, over: &Receiver<()>) {
+fn tell(
+    view: &session::Link,
+    link: &Link,
+    outbox: &Outbox<'_>,
+    on_their_way: &OnTheirWay,
+    over: &Receiver<()>,
+) {
     let begun = Instant::now();
     loop {
         // In this order: what is written in between has not arrived.
         let written = link.written();
         let received = written.saturating_sub(link.waiting());
+        let mut arrived = None;
+        let mut frames = on_their_way.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some((_, next)) = frames.pop_front_if(|(end, _)| *end <= received) {
+            arrived = Some(next);
+        }
+        drop(frames);
+        if let Some(next) = arrived {
+            outbox.acknowledge(next);
+        }
         let time = begun.elapsed().as_micros() as u64 + 1;
         view.meter(Meter { received, time, ..Meter::default() }, outbox);
         if over.recv_timeout(METER) != Err(RecvTimeoutError::Timeout) {
@@ -130,7 +150,13 @@ fn tell(view: &session::Link, link: &Link, outbox: &Outbox<'_>, over: &Receiver<
 }
 
 /// A connection: takes segments and writes them, until it has written so many frames.
-fn carry(outbox: &Outbox<'_>, link: &Link, mut keep: Option<&File>, frames: &AtomicU64) -> io::Result<()> {
+fn carry(
+    outbox: &Outbox<'_>,
+    link: &Link,
+    mut keep: Option<&File>,
+    frames: &AtomicU64,
+    on_their_way: &OnTheirWay,
+) -> io::Result<()> {
     let mut out: &Link = link;
     let written = Cell::new(0);
     let ended = || written.get() >= frames.load(Ordering::Relaxed);
@@ -145,7 +171,8 @@ fn carry(outbox: &Outbox<'_>, link: &Link, mut keep: Option<&File>, frames: &Ato
             let head = &ticket.head;
             if u64::from(head.offset) + head.len() as u64 == u64::from(head.frame_len) {
                 written.set(head.sequence + 1);
-                outbox.acknowledge(head.sequence + 1);
+                let mut frames = on_their_way.lock().unwrap_or_else(PoisonError::into_inner);
+                frames.push_back((link.written(), head.sequence + 1));
             }
         }
         Ok(())

@@ -19,9 +19,10 @@ use crate::exit::Problem;
 use crate::human;
 use crate::measure::{Cost, Timing};
 use crate::memory::{Backing, allocate, available};
+use crate::packed::refuse_packed;
 use crate::peak;
 use crate::provenance::{Provenance, version_of};
-use crate::references::{References, refuse_packed, warm};
+use crate::references::{References, warm};
 use crate::report::Report;
 use crate::run::{Run, Steps};
 

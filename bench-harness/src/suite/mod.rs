@@ -25,8 +25,9 @@ use crate::goal::Goal;
 use crate::link::Way;
 use crate::measure::{Cost, Timing};
 use crate::pack::result::Image;
+use crate::packed::{is_packed, unpacked};
 use crate::provenance::Provenance;
-use crate::references::{References, refuse_packed, warm};
+use crate::references::{References, warm};
 use crate::report::{Report, print};
 use crate::run::{Run, Steps};
 
@@ -171,6 +172,13 @@ impl Bench<'_> {
             for named in corpus.files() {
                 *named = file(named)?;
             }
+            // What is packed is measured as what it was made of.
+            let Corpus { memory, references, rounds, .. } = corpus;
+            for image in std::iter::once(memory).chain(rounds) {
+                if is_packed(image)? {
+                    *image = unpacked(image, references, self.scratch, self.run)?;
+                }
+            }
         }
         Ok(corpora)
     }
@@ -178,7 +186,6 @@ impl Bench<'_> {
     fn corpus(&self, corpus: &Corpus, threads: usize, result: &mut SuiteResult) -> Result<()> {
         self.run.check()?;
         let level = Level::from_env().map_err(|error| Problem::Usage(error.to_string()))?;
-        refuse_packed(&corpus.memory)?;
         let subject = Subject::open(&corpus.memory, Mapping::Kept, threads, level, self.scratch)?;
         let (pages, bytes) = (subject.image().page_count(), subject.image().file_len());
         if pages == 0 {

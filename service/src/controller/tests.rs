@@ -17,7 +17,7 @@ struct World {
 
 /// Blocks that are coded at once.
 const IN_FLIGHT: usize = 5;
-const EFFORTS: [Effort; 4] = [Effort::Store, Effort::Fast, Effort::Balanced, Effort::Dense];
+const EFFORTS: [Effort; 5] = Effort::AVAILABLE;
 
 impl World {
     fn new(rate: fn(f64) -> f64) -> Self {
@@ -27,6 +27,7 @@ impl World {
             (Effort::Fast, 900.0, 20.0e-6, 9.0e-6),
             (Effort::Balanced, 820.0, 29.0e-6, 10.0e-6),
             (Effort::Dense, 560.0, 210.0e-6, 50.0e-6),
+            (Effort::Max, 510.0, 2000.0e-6, 50.0e-6),
         ];
         World { costs, cores: [4.0, 4.0], same_machine: false, rate, residual: 0.4, settled_first: false }
     }

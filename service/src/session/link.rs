@@ -67,7 +67,8 @@ impl Link {
 
     /// Bytes that are not with the receiver yet.
     fn waiting(state: &State, sent: &Sent) -> u64 {
-        (sent.bytes + sent.queued).saturating_sub(state.latest.received)
+        // What was lost with a connection never arrives, and is sent again.
+        (sent.bytes + sent.queued).saturating_sub(state.latest.received).min(sent.held)
     }
 
     /// Takes note of what the receiver says; now and then makes a new plan.
