@@ -11,7 +11,6 @@ use mig_engine::{Header, KernelCache, Level, Reference, Resolved, fingerprints};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::Serialize;
 
-use crate::exit::Problem;
 use crate::measure::timed;
 use crate::packed::refuse_packed;
 use crate::run::Run;
