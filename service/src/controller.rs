@@ -21,6 +21,8 @@ use mig_engine::live::{Choice, Next};
 
 /// Seconds of link time that the queue should last when a block is coded.
 const LOW: f64 = 0.02;
+/// The same where all efforts of a mix are soon done.
+const SHORT: f64 = 0.03;
 /// Seconds that one processor may take for any block.
 const LONGEST: f64 = 4.0;
 /// Seconds that one processor may take for a block of a mix.
@@ -527,6 +529,10 @@ impl Controller {
         // While the link is given enough to do until the guest is read, pages go at little cost.
         if self.is_unread() && self.guest_pays().is_some() {
             return low;
+        }
+        // Blocks of these are soon done.
+        if high <= SOON {
+            return if waiting > rate * SHORT { high } else { low };
         }
         let block = self.supposed(high, self.pages_of(high, residual), residual);
         let before = self.before(waiting);
