@@ -15,9 +15,8 @@
 
 use std::collections::VecDeque;
 
-use mig_engine::{Effort, How, PAGE_SIZE, Reach};
-
 use mig_engine::live::{Choice, Next};
+use mig_engine::{Effort, How, PAGE_SIZE, Reach};
 
 /// Seconds of link time that the queue should last when a block is coded.
 const LOW: f64 = 0.02;
@@ -168,13 +167,17 @@ impl Waiting {
         self.least = u64::MAX;
     }
 
-    /// Takes note of the bytes that are on their way. Whether that is not as it was, so that the interval should begin anew, if nothing
-    /// is known of the link; a link that each block keeps busy for a moment only would otherwise never be measured.
-    pub fn turned(&mut self, bytes: u64) -> bool {
-        let turned = self.least != u64::MAX && (bytes > DRY) != (self.least > DRY) && self.turns < TURNS;
-        self.turns += u32::from(turned);
+    /// Whether so many bytes on their way are not as it was, so that the interval should begin anew, if nothing is known of the link. That
+    /// is so a few times only: a link that each block keeps busy for a moment would otherwise never be measured.
+    pub fn turns(&mut self, bytes: u64) -> bool {
+        let turns = self.least != u64::MAX && (bytes > DRY) != (self.least > DRY) && self.turns < TURNS;
+        self.turns += u32::from(turns);
+        turns
+    }
+
+    /// Takes note of the bytes that are on their way.
+    pub fn note(&mut self, bytes: u64) {
         self.least = self.least.min(bytes);
-        turned
     }
 
     /// Whether something waited all the while.
@@ -250,7 +253,7 @@ struct Settling {
 /// What the next blocks are to be.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Plan {
-    /// When the queue runs dry.
+    /// Where the link would soon have nothing to do.
     pub low: Effort,
     /// Else. The same where there is nothing to mix.
     pub high: Effort,
@@ -320,6 +323,10 @@ impl Controller {
     /// Seconds from one [observation](Self::observe) to the next.
     pub fn interval(&self) -> f64 {
         INTERVALS[usize::from(self.rate.is_some() && self.sooner == 0)]
+    }
+
+    fn price(&self, effort: Effort) -> Option<&Price> {
+        self.prices.iter().find(|price| price.effort == effort)
     }
 
     /// Takes note of a block: its pages, those of them that are residual, and its bytes.
@@ -553,9 +560,7 @@ impl Controller {
 
     /// What a block of so many pages is supposed to come to, and to take.
     fn supposed(&self, effort: Effort, pages: u64, residual: f64) -> Coding {
-        let Some(price) = self.prices.iter().find(|price| price.effort == effort) else {
-            return Coding::default();
-        };
+        let Some(price) = self.price(effort) else { return Coding::default() };
         let pages = pages as f64;
         let mut seconds = (price.sender * residual + ANY_PAGE[0]) * pages * self.ends[0].scale();
         if self.same_machine {
@@ -579,9 +584,9 @@ impl Controller {
             return None;
         }
         let cheap = self.prices[1].effort;
+        let on_its_way = self.before(waiting as f64).bytes as u64;
         let image = self.image.as_mut()?;
         let unhindered = image.bytes.saturating_sub(waiting);
-        let on_its_way = waiting + self.coding.iter().map(|coding| coding.bytes as u64).sum::<u64>();
         let limit = (GROWTH * unhindered).max(FIRST_BYTES);
         let room = limit.saturating_sub(on_its_way) as f64 / self.in_flight;
         let page_bytes = PAGE_SIZE as f64 * image.density;
@@ -604,15 +609,14 @@ impl Controller {
         let Some(takes) = self.guest_pays() else { return self.image.is_none() };
         let before = self.before(waiting);
         let coded = before.seconds / self.ends[0].cores;
-        let (blocks, backlog) = (self.coding.len(), self.backlog());
         let ready = self.rate.is_some_and(|rate| before.bytes > (rate * (takes + coded)).min(MOST_READY));
         // Where a receiver takes less than that at once, it is read all the same.
         let reads = ready || self.image.as_ref().is_some_and(|image| image.wanted > LONG_WANTED);
-        if let Some(image) = &mut self.image {
-            if reads && !image.read {
-                image.settling = Some(Settling { before: blocks, backlog, over: false });
+        if reads && self.is_unread() {
+            let settling = Settling { before: self.coding.len(), backlog: self.backlog(), over: false };
+            if let Some(image) = &mut self.image {
+                (image.read, image.settling) = (true, Some(settling));
             }
-            image.read |= reads;
         }
         reads
     }
@@ -624,7 +628,7 @@ impl Controller {
     /// Seconds without a residual page that it takes to read the guest, if what it says of itself is worth that.
     fn guest_pays(&self) -> Option<f64> {
         let (image, rate) = (self.image.as_ref()?, self.rate?);
-        let price = self.prices.iter().find(|price| price.effort == self.plan.low)?;
+        let price = self.price(self.plan.low)?;
         if price.effort == Effort::Store {
             return None;
         }
@@ -647,8 +651,7 @@ impl Controller {
     /// time, but for those of the fewest pages that are worth the while. Of the pages, so many are residual.
     fn pages_of(&self, effort: Effort, residual: f64) -> u64 {
         let last = self.prices.last().is_some_and(|price| price.effort == effort);
-        let price = self.prices.iter().find(|price| price.effort == effort);
-        let (Some(price), Some(rate)) = (price, self.rate) else { return *PAGES.start() };
+        let (Some(price), Some(rate)) = (self.price(effort), self.rate) else { return *PAGES.start() };
         let pure = self.plan.is_pure();
         let residual = residual.max(0.02);
         if last && pure && self.prices.len() > 1 {
@@ -663,7 +666,7 @@ impl Controller {
     /// As many pages as a block may have, but no more than are coded in a few seconds: of a choice among efforts, or a wrong guess at the link
     /// would cost minutes.
     fn longest(&self, effort: Effort, residual: f64) -> u64 {
-        let price = self.prices.iter().find(|price| price.effort == effort).filter(|_| self.prices.len() > 1);
+        let price = self.price(effort).filter(|_| self.prices.len() > 1);
         let pages =
             price.map_or(f64::MAX, |price| LONGEST / (price.sender * self.ends[0].scale() * residual));
         (pages as u64).clamp(*PAGES.start(), *PAGES.end())
@@ -671,13 +674,13 @@ impl Controller {
 
     /// Bytes that may wait for the link.
     pub fn backlog(&self) -> u64 {
-        let takes_long = !self.plan.is_pure() && self.plan.high > SOON;
-        // Before the guest is read, as much as it takes to do so.
-        let reading = self.guest_pays().filter(|_| self.is_unread()).map_or(0.0, |takes| takes * READY);
-        // And so until residual pages come again, or what was settled would have to wait.
+        // As it was before the guest was read, until residual pages come again: or what was settled would have to wait.
         if let Some(settling) = self.image.as_ref().and_then(|image| image.settling) {
             return settling.backlog;
         }
+        let takes_long = !self.plan.is_pure() && self.plan.high > SOON;
+        // Before it is read, as much as it takes to do so.
+        let reading = self.guest_pays().filter(|_| self.is_unread()).map_or(0.0, |takes| takes * READY);
         let seconds = BACKLOG[usize::from(takes_long)];
         let bytes = self.rate.map_or(4.0 * MIN_BACKLOG as f64, |rate| {
             (rate * reading).min(READY * MOST_READY).max(rate * seconds)

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
 use mig_engine::{Cancel, Effort, EncodeError, default_threads};
@@ -25,8 +25,6 @@ use crate::references::References;
 
 /// Bytes of frames that a receiver holds.
 const WINDOW: u64 = 64 << 20;
-/// How often it says what has arrived.
-const METER: Duration = Duration::from_millis(5);
 
 /// See the top of the file.
 #[derive(Debug)]
@@ -143,7 +141,7 @@ fn tell(
         }
         let time = begun.elapsed().as_micros() as u64 + 1;
         view.meter(Meter { received, time, ..Meter::default() }, outbox);
-        if over.recv_timeout(METER) != Err(RecvTimeoutError::Timeout) {
+        if over.recv_timeout(session::METER[0]) != Err(RecvTimeoutError::Timeout) {
             return;
         }
     }

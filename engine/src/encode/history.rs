@@ -101,10 +101,9 @@ impl Leftovers {
 
     /// Takes the next ones: so many at most, and no more than a block may have.
     pub fn take(&mut self, pages: u64) -> Option<Leftover> {
-        let left = &self.order[self.next..];
-        let (order, _) =
-            left.split_at_checked(pages.clamp(1, limits::BLOCK_PAGES) as usize).unwrap_or((left, &[]));
-        self.next += order.len();
+        let end = self.order.len().min(self.next + pages.clamp(1, limits::BLOCK_PAGES) as usize);
+        let order = &self.order[self.next..end];
+        self.next = end;
         let Left { pages, fingerprints, classes, twins } = &self.left;
         let list = order.iter().map(|&index| pages[index as usize]);
         // Each page was left once, so this fails for no pages only.

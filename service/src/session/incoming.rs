@@ -16,7 +16,7 @@ use crate::wire::hello::{Again, Cancelled, Complete, Machine, Proposal, Refusal,
 use crate::wire::{Channel, Code, Kind, Message, Meter, Peer, WireError};
 
 /// The meter is sent when something was verified, but not more often than this; and if nothing was, this often.
-const METER: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
+pub const METER: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
 /// How long the end is kept for a sender that comes back to ask.
 const LINGER: Duration = Duration::from_secs(10);
 /// Tries of one frame.

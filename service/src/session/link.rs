@@ -153,10 +153,10 @@ impl Link {
 impl State {
     /// Takes note of the bytes that are not with the receiver, and of those of them that are still here.
     fn waits(&mut self, bytes: u64, queued: u64) {
-        if self.waiting.turned(bytes) && self.controller.rate().is_none() {
+        if self.waiting.turns(bytes) && self.controller.rate().is_none() {
             self.start_interval(self.latest);
-            self.waiting.turned(bytes);
         }
+        self.waiting.note(bytes);
         self.least_queued = self.least_queued.min(queued);
     }
 
