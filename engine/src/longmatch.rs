@@ -16,7 +16,7 @@ use std::ops::Range;
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 use crate::table::Table;
 
-/// Table slots at most, as a power of two: 64 MiB, whatever the size of the guest.
+/// Table slots at most, as a power of two: 64 MiB, whatever the size of the guest; twice that with older images.
 const MAX_TABLE_BITS: u32 = 23;
 /// Table slots for each page of a small guest, as a power of two.
 const PAGE_SLOT_BITS: u32 = 6;
@@ -114,6 +114,11 @@ impl Finder {
         Finder { table: Table::new(1 << bits), shift: 64 - bits }
     }
 
+    /// The same, still without samples, with as much room again: for older images.
+    pub(crate) fn with_room_for_older(self) -> Self {
+        Finder { table: Table::new(2 * self.table.len()), shift: self.shift - 1 }
+    }
+
     /// Adds a page's anchors without looking them up: of an older image, say. `positions` and `hashes` are as
     /// `mig_simd::anchors` gives them.
     pub(crate) fn learn(&mut self, space: u8, page: u64, positions: &[u16], hashes: &[u64]) {
@@ -144,7 +149,7 @@ impl Finder {
 
 /// Bits of a hash that chose no slot, at the top of an entry.
 fn tag(hash: u64) -> u64 {
-    hash << MAX_TABLE_BITS >> PLACE_BITS << PLACE_BITS
+    hash << (MAX_TABLE_BITS + 1) >> PLACE_BITS << PLACE_BITS
 }
 
 /// The `index`th word of a page.

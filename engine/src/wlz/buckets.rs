@@ -3,11 +3,15 @@
 //! A slot has eight bits more of the hash than its bucket's number, so few of the others' positions are looked at. All of a bucket
 //! is compared, and moved, in a few instructions.
 
+use mig_simd::prefetch;
+
 use crate::table::Table;
 
 /// Slots of a bucket.
 const LONG_WAYS: usize = 16;
 const SHORT_WAYS: usize = 4;
+/// Of those that have the tag, so many are named, the last ones first: a word that is everywhere would fill its bucket.
+const HITS: u32 = 3;
 /// Buckets, at most.
 const LONG_BITS: u32 = 17;
 const SHORT_BITS: u32 = 15;
@@ -63,7 +67,9 @@ fn candidates<const N: usize>(bucket: &[u32; N], tag: u32, mut f: impl FnMut(usi
     for (n, slot) in bucket.iter().enumerate() {
         hits |= u32::from(slot >> POSITION_BITS == tag) << n;
     }
-    while hits != 0 {
+    let mut left = HITS;
+    while hits != 0 && left > 0 {
+        left -= 1;
         let n = hits.trailing_zeros() as usize;
         f((bucket[n & (N - 1)] & ((1 << POSITION_BITS) - 1)) as usize);
         hits &= hits - 1;
@@ -98,6 +104,25 @@ impl View<'_> {
         push(&mut self.long[bucket], tag, at);
         let (bucket, tag) = place(key.short, self.short_bits);
         push(&mut self.short[bucket], tag, at);
+    }
+
+    /// Asks for the buckets of a position that will be entered, or looked for, soon: they are spread over more memory than caches hold.
+    #[inline(always)]
+    pub(super) fn soon(&self, key: Key) {
+        prefetch(&self.long[place(key.long, self.long_bits).0]);
+        prefetch(&self.short[place(key.short, self.short_bits).0]);
+    }
+
+    /// Asks for what is at the positions that [`long`](Self::long) and [`short`](Self::short) will name.
+    #[inline(always)]
+    pub(super) fn next(&self, key: Key, bytes: &[u8]) {
+        let ask = |from: usize| {
+            if let Some(byte) = bytes.get(from) {
+                prefetch(byte);
+            }
+        };
+        self.long(key, ask);
+        self.short(key, ask);
     }
 
     /// Calls `f` with positions that likely have the same eight bytes: most are earlier ones.

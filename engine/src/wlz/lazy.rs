@@ -27,9 +27,13 @@ const DEFER: i32 = 30;
 /// Differences with more bits are not tried.
 const DELTA_BITS: i32 = 39;
 /// Repeats from this length on are taken at once.
-const LONG_REPEAT: usize = 64;
+const LONG_REPEAT: usize = 32;
+/// With a match of this length, four equal bytes are not looked for.
+const LONG_MATCH: usize = 9;
 /// Steps from this length on are not deferred.
 const LONG: usize = 32;
+/// How many positions ahead buckets are asked for.
+const AHEAD: usize = 24;
 
 pub(super) struct Lazy {
     finder: Buckets,
@@ -155,7 +159,7 @@ fn find(
         }
     };
     finder.long(key, |from| try_match(from, 8));
-    if longest.get() < 16 {
+    if longest.get() < LONG_MATCH {
         finder.short(key, |from| try_match(from, 4));
     }
     if at.is_multiple_of(8) && best.token.len() < 16 && is_address(here) {
@@ -184,6 +188,8 @@ impl Lazy {
             let here = word(bytes, at);
             (here, Key::new(here))
         };
+        // Positions before this one have had their buckets asked for.
+        let mut ahead = 0;
         let mut here = look(0);
         let mut now = find(finder, bytes, at, &history, &mut addresses, here);
         while at < bytes.len() {
@@ -191,18 +197,26 @@ impl Lazy {
                 finder.enter(here.1, at);
             }
             let token = now.token;
+            ahead = ahead.max(at + 1);
+            while ahead < bytes.len().min(at + AHEAD) {
+                finder.soon(look(ahead).1);
+                ahead += 1;
+            }
             if at + 1 < bytes.len() && token.len() < LONG {
                 let mut after = history;
                 after.literal();
                 here = look(at + 1);
                 let next = find(finder, bytes, at + 1, &after, &mut addresses, here);
                 if token == Token::Literal || next.gain > now.gain + DEFER {
+                    finder.next(look(at + 2).1, bytes);
                     model.write(&mut coder, &mut history, bytes, at, Token::Literal);
                     at += 1;
                     now = next;
                     continue;
                 }
             }
+            let end = at + token.len();
+            finder.next(look(end).1, bytes);
             model.write(&mut coder, &mut history, bytes, at, token);
             // Within a step, fewer positions the longer it is.
             let stride = match token.len() {
@@ -210,7 +224,6 @@ impl Lazy {
                 17.. => 4,
                 _ => 1,
             };
-            let end = at + token.len();
             let mut entered = at + 1;
             while entered < end && entered + 8 <= bytes.len() {
                 finder.enter(look(entered).1, entered);

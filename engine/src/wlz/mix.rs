@@ -88,6 +88,16 @@ impl<const N: usize> Weights<N> {
         squash(dot >> 16)
     }
 
+    /// The same, where each prediction is by what came before of four bits.
+    #[inline(always)]
+    fn predict_at(&self, n: &[&mut [Logit; 16]; N], node: usize) -> u32 {
+        let mut dot = 0i32;
+        for (weight, logits) in self.0.iter().zip(n) {
+            dot = weight.wrapping_mul(i32::from(logits[node & 15].0)).wrapping_add(dot);
+        }
+        squash(dot >> 16)
+    }
+
     #[inline(always)]
     /// A bit, from which the logits and weights learn.
     pub(super) fn bit(&mut self, coder: &mut impl Coder, logits: [&mut Logit; N], bit: u32) -> u32 {
@@ -107,12 +117,13 @@ impl<const N: usize> Weights<N> {
     pub(super) fn nibble<C: Coder>(&mut self, coder: &mut C, n: [&mut [Logit; 16]; N], symbol: u32) -> u32 {
         let mut node = 1;
         let mut learn = [0i32; N];
-        let mut p = self.predict(std::array::from_fn(|i| n[i][1]));
+        let mut p = self.predict_at(&n, 1);
         for place in (0..4).rev() {
-            let mut below = [0; 2];
-            if C::DECODES && place > 0 {
-                below = [0, 1].map(|bit| self.predict(std::array::from_fn(|i| n[i][(node << 1 | bit) & 15])));
-            }
+            // Before the bit is known, what comes next for either.
+            let below = match C::DECODES && place > 0 {
+                true => [self.predict_at(&n, node << 1), self.predict_at(&n, node << 1 | 1)],
+                false => [0; 2],
+            };
             let bit = coder.coin(p, symbol >> place & 1);
             let error = error(p, bit);
             for i in 0..N {
@@ -123,7 +134,7 @@ impl<const N: usize> Weights<N> {
             node = node << 1 | bit as usize;
             if place > 0 {
                 p = if !C::DECODES {
-                    self.predict(std::array::from_fn(|i| n[i][node & 15]))
+                    self.predict_at(&n, node)
                 } else {
                     below[0] ^ (below[0] ^ below[1]) & bit.wrapping_neg()
                 };

@@ -50,7 +50,7 @@ impl std::fmt::Debug for Encoder {
 }
 
 impl Encoder {
-    /// An encoder with empty tables: about 9 MiB of them, and for [`Parse::Optimal`] 5 MiB and eight times the longest input.
+    /// An encoder with empty tables: about 9 MiB of them, and for [`Parse::Optimal`] eight times the longest input besides.
     pub fn new(parse: Parse) -> Self {
         Encoder(match parse {
             Parse::Lazy => Parser::Lazy(lazy::Lazy::new()),

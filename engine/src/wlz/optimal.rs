@@ -15,13 +15,15 @@ use super::tree::{Found, NICE, Tree};
 
 /// Bytes that are planned at once, and how many of them again.
 const STRETCH: usize = 4096;
-const AGAIN: usize = 512;
+const AGAIN: usize = 256;
 /// Ways that are kept for a position.
 const WAYS: usize = 2;
 /// Ways that cost so much more than the cheapest, in 1/64 bit, are not followed.
-const SLACK: u32 = 16 * 64;
+const SLACK: u32 = 8 * 64;
 /// Prices are looked up again after so many bytes.
-const REFRESH: usize = 1024;
+const REFRESH: usize = 4096;
+/// Within a long step, one position of so many is entered into the tree.
+const STRIDE: usize = 8;
 
 /// The last step of a way.
 #[derive(Clone, Copy)]
@@ -146,7 +148,8 @@ impl Optimal {
                 let token = long_step(bytes, at, &history, found);
                 model.write(&mut coder, &mut history, bytes, at, token);
                 // The position itself is in the tree.
-                (at + 1..at + token.len()).for_each(|at| self.tree.enter(bytes, at, None));
+                let others = (at + 1).next_multiple_of(STRIDE)..at + token.len();
+                others.step_by(STRIDE).for_each(|at| self.tree.enter(bytes, at, None));
                 at += token.len();
                 self.finds = Finds { first: at, ends: Vec::new(), all: Vec::new() };
             }
@@ -275,6 +278,10 @@ impl Optimal {
                 });
             }
 
+            // From another way, a match leads to what it leads to from the cheapest, and hardly ever for less.
+            if way > 0 {
+                continue;
+            }
             let cost = now.cost + is_match[1] + is_repeat[0];
             let mut shortest = MIN_MATCH as usize;
             for found in self.finds.at(at) {
@@ -308,12 +315,13 @@ impl Optimal {
     }
 }
 
-/// Lengths that are tried: all up to 8, then those that end with a word, and the last one.
+/// Lengths that are tried: all up to 4, then those that end with a word, and the last one.
 #[inline(always)]
 fn for_lengths(from: usize, to: usize, phase: usize, mut f: impl FnMut(usize)) {
-    (from..=to.min(8)).for_each(&mut f);
-    if to > 8 {
-        let mut len = (from.max(9) + phase).next_multiple_of(8) - phase;
+    const ALL: usize = 4;
+    (from..=to.min(ALL)).for_each(&mut f);
+    if to > ALL {
+        let mut len = (from.max(ALL + 1) + phase).next_multiple_of(8) - phase;
         while len < to {
             f(len);
             len += 8;
