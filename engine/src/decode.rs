@@ -27,7 +27,7 @@ use crate::longmatch::Match;
 use crate::matches::{self, MatchLists};
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page, PageSet};
 use crate::refs::{Reference, page_parts, reference_page, reference_words};
-use crate::residual::{PackedGroup, spread_literals};
+use crate::residual::{Against, PackedGroup, spread_literals};
 
 /// Pages put together, fingerprinted and stored at a time: they stay in the cache in between.
 const BATCH_PAGES: u64 = 64;
@@ -118,7 +118,10 @@ impl ParsedBlock {
                 let literals = &self.data[range.clone()][residual.start..residual.start + residual.len];
                 spread_literals(literals, self.matches.of_page(index), page);
             }
-            GroupData::Packed(group) => group.unpack(level, residual.nth, base, residual.address, page),
+            GroupData::Packed(group) => {
+                let against = Against::new(base, self.block.moved, residual.address);
+                group.unpack(level, residual.nth, against, page);
+            }
         }
     }
 

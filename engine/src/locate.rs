@@ -146,7 +146,16 @@ pub(crate) fn read_placements(
 }
 
 /// Signed virtual page numbers whose neighbourhood holds the word 0, which must stay what it is.
-pub(crate) const NEAR_ZERO: Range<i64> = -2..2;
+const NEAR_ZERO: Range<i64> = -2..2;
+/// Signed virtual page numbers of the widest addresses that processors have (57 bits).
+const ADDRESSABLE: Range<i64> = -(1 << 44)..1 << 44;
+
+/// The signed number of a virtual page, if pages may be told to lie there. A guest can claim anything: what is no
+/// address on any processor would be too far for a placement.
+pub(crate) fn address_number(virtual_page: u64) -> Option<i64> {
+    let signed = (virtual_page << 12) as i64 >> 12;
+    (ADDRESSABLE.contains(&signed) && !NEAR_ZERO.contains(&signed)).then_some(signed)
+}
 
 /// The virtual address of a page with this signed number.
 fn virtual_address(number: i64) -> Result<u64, DecodeError> {

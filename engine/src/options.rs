@@ -82,20 +82,23 @@ pub enum Technique {
     SelfRelative,
     /// The kernel image on the disk, as the guest has it in memory.
     Kernel,
-    /// Pages as what they differ in from one other page.
+    /// Pages as what they differ in from one other page. The next one needs it.
     Bases,
+    /// Pointers that moved against that page as the distances that they moved.
+    Relocated,
     /// Ranges of words that other pages hold.
     LongMatches,
 }
 
 impl Technique {
     /// All of them.
-    pub const ALL: [Technique; 6] = [
+    pub const ALL: [Technique; 7] = [
         Technique::Guest,
         Technique::Order,
         Technique::SelfRelative,
         Technique::Kernel,
         Technique::Bases,
+        Technique::Relocated,
         Technique::LongMatches,
     ];
 
@@ -107,6 +110,7 @@ impl Technique {
             Technique::SelfRelative => "self-relative",
             Technique::Kernel => "kernel",
             Technique::Bases => "bases",
+            Technique::Relocated => "relocated",
             Technique::LongMatches => "long-matches",
         }
     }

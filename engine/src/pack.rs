@@ -295,7 +295,7 @@ impl<'a> Packer<'a> {
         let mut stream = StreamWriter::new(out, &header)?;
         self.write_opaque(job.layout, job.opaque, &mut stream)?;
         let pages = source.page_count();
-        let mut history = History::new(pages, self.effort, self.random_access);
+        let mut history = History::new(pages, self.effort, self.random_access).with_room_for(references);
         history.learn(&encoder, &self.cancel)?;
         let all = (pages > 0).then(|| PageSet::from_range(0..pages));
         let mut announcer = all.as_ref().map(|all| Announcer::new(ahead, all));

@@ -23,7 +23,7 @@ use crate::map::FileMap;
 use crate::matches::MatchLists;
 use crate::page::{PAGE_SIZE, Page};
 use crate::refs::{Reference, reference_page, reference_words};
-use crate::residual::PackedGroup;
+use crate::residual::{Against, PackedGroup};
 use crate::unpack::DecodeLimits;
 
 /// Blocks whose columns are kept decoded: of our packer's, some 80 KiB each.
@@ -237,7 +237,7 @@ impl Reader {
             }
             None => None,
         };
-        group.unpack(self.level, residual.nth, base, residual.address, out);
+        group.unpack(self.level, residual.nth, Against::new(base, block.block.moved, residual.address), out);
         Ok(())
     }
 }

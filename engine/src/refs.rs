@@ -14,7 +14,7 @@ use crate::error::{DecodeError, EncodeError};
 use crate::format::{Header, ReferenceKind, ReferenceNeed, limits};
 use crate::guest::Guest;
 use crate::image::{ImageFormat, MemoryImage, Run};
-use crate::kernel::{self, Derived, KernelCache};
+use crate::kernel::{self, Derived, KernelCache, Place};
 use crate::pack::default_threads;
 use crate::page::{PAGE_SIZE, PAGE_WORDS, Page};
 use crate::progress::Cancel;
@@ -33,8 +33,8 @@ pub struct Reference {
     source: Arc<dyn BlockSource + Send + Sync>,
     index: Option<Arc<Index>>,
     samples: Option<Arc<Samples>>,
-    /// Of a kernel image, the guest-physical frame of its first page, where that is known: for packing.
-    frame: Option<u64>,
+    /// Of a kernel image, where the guest has it, if that is known: for packing.
+    place: Option<Place>,
 }
 
 impl fmt::Debug for Reference {
@@ -175,7 +175,7 @@ impl Reference {
         let identity = Identity::of(source.as_ref())?.0.to_le_bytes();
         let name: String = name.chars().take(limits::NAME as usize / 4).collect();
         let need = ReferenceNeed { kind, identity, blocks, name, derivation: None };
-        Ok(Reference { need, source, index: None, samples: None, frame: None })
+        Ok(Reference { need, source, index: None, samples: None, place: None })
     }
 
     /// The disks among references, to find kernels on.
@@ -198,8 +198,8 @@ impl Reference {
             name: found.name,
             derivation: Some(Box::new(found.derivation)),
         };
-        let frame = Some(found.frame);
-        Reference { need, source: Arc::new(found.image), index: None, samples: None, frame }
+        let place = Some(found.place);
+        Reference { need, source: Arc::new(found.image), index: None, samples: None, place }
     }
 
     /// A reference that is made, when it is first read, from a disk among those before it; `need` says how. `None` without
@@ -218,7 +218,7 @@ impl Reference {
             image: OnceLock::new(),
         };
         let (need, source) = (need.clone(), Arc::new(source));
-        Some(Reference { need, source, index: None, samples: None, frame: None })
+        Some(Reference { need, source, index: None, samples: None, place: None })
     }
 
     /// Where the guest is likely to have a page: in an older image of it, or in its kernel's.
@@ -226,7 +226,10 @@ impl Reference {
         let position = match self.need.kind {
             ReferenceKind::Disk => return None,
             ReferenceKind::Memory => page,
-            ReferenceKind::Derived => guest?.frame(page)?.checked_sub(self.frame?)?,
+            ReferenceKind::Derived => match self.place? {
+                Place::Frame(first) => guest?.frame(page)?.checked_sub(first)?,
+                Place::Page(first) => page.checked_sub(first)?,
+            },
         };
         (position < self.need.blocks).then_some(position)
     }

@@ -6,7 +6,7 @@
 //! in `docs/benchmarks.md`. A group that does not shrink is stored as it is.
 
 use crossbeam::queue::ArrayQueue;
-use mig_simd::{Level, self_relative, word_diff, word_patch};
+use mig_simd::{Level, relocated, self_relative, word_diff, word_patch};
 use xxhash_rust::xxh3::xxh3_64;
 use zstd::bulk::{Compressor, Decompressor};
 use zstd::zstd_safe::{CParameter, find_frame_compressed_size};
@@ -35,29 +35,31 @@ pub(crate) struct Recipe {
 #[derive(Clone, Copy, Debug)]
 enum Coder {
     Store,
-    /// zstd, at this level.
-    Zstd(i32),
+    /// zstd, at this level, and with a window of this power of two instead of the level's own.
+    Zstd(i32, Option<u32>),
     /// The word coder.
     Words(wlz::Parse),
 }
 
 impl Recipe {
     /// Classes are wanted, and nothing is coded.
-    pub(crate) const CLASSES: Recipe = Recipe { search: None, group_pages: 1 << 10, coder: Coder::Zstd(1) };
+    pub(crate) const CLASSES: Recipe =
+        Recipe { search: None, group_pages: 1 << 10, coder: Coder::Zstd(1, None) };
 
-    /// With `random_access`, groups are small and nothing refers to other groups.
-    pub(crate) fn new(effort: Effort, random_access: bool) -> Self {
+    /// With `random_access`, groups are small and nothing refers to other groups. With an older image, half as many pages are left over, so
+    /// each may take longer.
+    pub(crate) fn new(effort: Effort, random_access: bool, older: bool) -> Self {
         let recipe = match effort {
             Effort::Store => Recipe { search: None, group_pages: 1 << 14, coder: Coder::Store },
             Effort::Fast => Recipe {
                 search: Some(Search { sparsity: 5, min_words: 32 }),
                 group_pages: 1 << 10,
-                coder: Coder::Zstd(1),
+                coder: Coder::Zstd(1, None),
             },
             Effort::Balanced => Recipe {
                 search: Some(Search { sparsity: 3, min_words: 16 }),
                 group_pages: 1 << 12,
-                coder: Coder::Zstd(3),
+                coder: Coder::Zstd(if older { 5 } else { 4 }, Some(23)),
             },
             Effort::Dense => Recipe {
                 search: Some(Search { sparsity: 3, min_words: 16 }),
@@ -100,11 +102,58 @@ enum Tables {
 
 struct Scratch {
     rest: Page,
-    relative: Page,
+    exchanged: Page,
     words: [u64; PAGE_WORDS],
 }
 
 const ZERO: Page = [0; PAGE_SIZE];
+
+/// What a page's words are coded against.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Against<'p> {
+    /// Nothing: words that are not stored are 0, as with an address.
+    Zero,
+    /// The virtual address at which the guest sees the page: pointers into their own neighbourhood are distances.
+    Address(u64),
+    /// A page that it is like: words that are not stored are as there.
+    Base(&'p Page),
+    /// The same; pointers that moved against it are distances.
+    Moved(&'p Page),
+}
+
+impl<'p> Against<'p> {
+    /// The base of a page, if it has one, in a block where pointers that moved are distances or not; else its address, if it has one.
+    pub(crate) fn new(base: Option<&'p Page>, moved: bool, address: Option<u64>) -> Self {
+        match base {
+            Some(base) if moved => Against::Moved(base),
+            Some(base) => Against::Base(base),
+            None => address.map_or(Against::Zero, Against::Address),
+        }
+    }
+
+    /// Whether there is a page that it is like.
+    pub(crate) fn is_base(self) -> bool {
+        matches!(self, Against::Base(_) | Against::Moved(_))
+    }
+
+    /// What words that are not stored are as.
+    fn base(self) -> &'p Page {
+        match self {
+            Against::Zero | Against::Address(_) => &ZERO,
+            Against::Base(base) | Against::Moved(base) => base,
+        }
+    }
+
+    /// Exchanges the pointers in `page` that are coded as distances, and back: fills `out`, unless there are none.
+    fn exchange(self, level: Level, page: &Page, out: &mut Page) -> bool {
+        match self {
+            Against::Zero | Against::Base(_) => return false,
+            Against::Address(address) => self_relative(level, page, address, out),
+            Against::Moved(base) => relocated(level, page, base, out),
+        }
+        true
+    }
+}
 
 /// Idle group coders; there are never more than threads that code at once.
 pub(crate) struct GroupCoders {
@@ -133,10 +182,10 @@ impl GroupCoders {
         }
         let tables = match self.recipe.coder {
             Coder::Store => Tables::None,
-            Coder::Zstd(level) => Tables::Zstd(new_compressor(level)?),
+            Coder::Zstd(level, window) => Tables::Zstd(new_compressor(level, window)?),
             Coder::Words(parse) => Tables::Words(wlz::Encoder::new(parse)),
         };
-        let scratch = Box::new(Scratch { rest: ZERO, relative: ZERO, words: [0; PAGE_WORDS] });
+        let scratch = Box::new(Scratch { rest: ZERO, exchanged: ZERO, words: [0; PAGE_WORDS] });
         let (words, masks, coded) = Default::default();
         Ok(GroupCoder { tables, words, masks, literal_len: 0, scratch, coded })
     }
@@ -148,12 +197,15 @@ impl GroupCoders {
     }
 }
 
-fn new_compressor(level: i32) -> Result<Compressor<'static>, EncodeError> {
+fn new_compressor(level: i32, window: Option<u32>) -> Result<Compressor<'static>, EncodeError> {
     let fail = |error: std::io::Error| EncodeError::Zstd(error.to_string());
     let mut compressor = Compressor::new(level).map_err(fail)?;
     // Checksums are ours, lengths are in the block's meta.
     compressor.set_parameter(CParameter::ContentSizeFlag(false)).map_err(fail)?;
     compressor.set_parameter(CParameter::ChecksumFlag(false)).map_err(fail)?;
+    if let Some(window) = window {
+        compressor.set_parameter(CParameter::WindowLog(window)).map_err(fail)?;
+    }
     Ok(compressor)
 }
 
@@ -164,19 +216,18 @@ impl GroupCoder {
         self.masks.reserve(pages * MASK_LEN);
     }
 
-    /// Adds the next page of the group: the words that no match covers and that are not those of `base`, or zero without one.
-    /// Self-relative words are coded for `address`, if there is one; then there is no base. Returns how many words these were.
+    /// Adds the next page of the group: the words that no match covers and that are not as in what the page is coded against. Returns how
+    /// many these were.
     pub(crate) fn push(
         &mut self,
         level: Level,
         page: &Page,
         matches: &[Match],
-        base: Option<&Page>,
-        address: Option<u64>,
+        against: Against<'_>,
     ) -> usize {
-        let Scratch { rest, relative, words } = &mut *self.scratch;
+        let Scratch { rest, exchanged, words } = &mut *self.scratch;
         self.literal_len += PAGE_SIZE;
-        let base = base.unwrap_or(&ZERO);
+        let base = against.base();
         let mut page = page;
         if !matches.is_empty() {
             *rest = *page;
@@ -186,10 +237,9 @@ impl GroupCoder {
             }
             page = rest;
         }
-        if let Some(address) = address {
-            // Zeros stay zeros, so this does not change which words are stored.
-            self_relative(level, page, address, relative);
-            page = relative;
+        // Words as in the base stay so, so this does not change which words are stored.
+        if against.exchange(level, page, exchanged) {
+            page = exchanged;
         }
         let mut mask = [0; 8];
         let count = word_diff(level, page, base, &mut mask, words);
@@ -324,23 +374,14 @@ impl PackedGroup {
         std::array::from_fn(|_| words.next().unwrap_or_default())
     }
 
-    /// Puts a page together: its words that are here, and those of `base`, or zeros, everywhere else. Self-relative words were
-    /// coded for `address`, if there is one; then there is no base.
-    pub(crate) fn unpack(
-        &self,
-        level: Level,
-        nth: usize,
-        base: Option<&Page>,
-        address: Option<u64>,
-        page: &mut Page,
-    ) {
+    /// Puts a page together: its words that are here, and everywhere else what is in the page that it was coded against.
+    pub(crate) fn unpack(&self, level: Level, nth: usize, against: Against<'_>, page: &mut Page) {
         let words = &self.bytes[self.starts[nth] as usize..];
-        let mut coded = ZERO;
-        let to = if address.is_some() { &mut coded } else { &mut *page };
-        let patched = word_patch(level, base.unwrap_or(&ZERO), &self.mask(nth), words, to);
+        let patched = word_patch(level, against.base(), &self.mask(nth), words, page);
         debug_assert!(patched.is_ok(), "the starts are those of the masks");
-        if let Some(address) = address {
-            self_relative(level, &coded, address, page);
+        let mut exchanged = ZERO;
+        if against.exchange(level, page, &mut exchanged) {
+            *page = exchanged;
         }
     }
 

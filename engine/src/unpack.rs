@@ -402,6 +402,8 @@ pub struct FileStore {
     left_out: Option<File>,
     /// Pages that were written, where pages may come again.
     written: Option<Mutex<Bits>>,
+    /// The kernel lets one thread at a time write into a file. Threads that wait here sleep; there, they would spin.
+    writing: Mutex<()>,
 }
 
 impl FileStore {
@@ -424,7 +426,7 @@ impl FileStore {
         } else {
             None
         };
-        Ok(FileStore { writer, left_out, written: None })
+        Ok(FileStore { writer, left_out, written: None, writing: Mutex::new(()) })
     }
 
     /// Pages may come again, as in the rounds of a session, and be zero then.
@@ -453,7 +455,10 @@ impl PageStore for FileStore {
                 }
             }
         }
-        self.writer.write_pages(first_page, bytes)?;
+        {
+            let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.writer.write_pages(first_page, bytes)?;
+        }
         if let Some(written) = &self.written {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
             for page in (first_page..).take(bytes.len() / PAGE_SIZE) {

@@ -12,11 +12,12 @@ use mig_engine::qemu::{self, Coding, FromFile};
 use mig_engine::reference::{Identity, IndexBuilder, SourceTie};
 use mig_engine::{
     Cancel, CpuWorker, Effort, FormatChoice, Header, Level, MemoryImage, PAGE_SIZE, Packer, Page,
-    PageSet,
+    PageSet, Techniques,
 };
 use mig_fuzz::guest::{self, Recipe};
 use mig_fuzz::store::MemStore;
 use mig_fuzz::{file, reads, references, seal, strange};
+use mig_tests::engine::coding;
 use mig_tests::handmade::{Random, cases};
 use mig_tests::qemu::Writer;
 use mig_tests::reference::{self, Rules, Run, What};
@@ -221,7 +222,7 @@ fn sessions() {
     let (level, cancel) = (Level::best(), Cancel::new());
     let beside = &Beside::default();
     let setup =
-        Setup { header, references: &references, introspection: Introspection::Off, worker: &worker, beside, level, top, cancel };
+        Setup { header, references: &references, introspection: Introspection::Off, worker: &worker, beside, level, top, techniques: Techniques::ALL, cancel };
     let mut encoder = Encoder::new(setup).expect("a session");
     let mut past = InMemory::new(1 << 20);
     let mut stream = vec![1];
@@ -251,15 +252,7 @@ fn sessions() {
     }
     writer.begin(true).page(0, 3, &real(6)).page(2, 1, &real(2)).end().devices(b"what a device has to say");
     save("qemu", "stream", &prefixed(7, &writer.bytes));
-    let coding = Coding {
-        references: &references,
-        worker: &worker,
-        beside: &Beside::default(),
-        level,
-        top,
-        block_pages: 64,
-        cancel: Cancel::new(),
-    };
+    let coding = Coding { block_pages: 64, ..coding(&references, top, None) };
     let mut packed = vec![1];
     qemu::pack(FromFile(&writer.bytes[..]), coding, &std::env::temp_dir(), &mut packed, None)
         .expect("packing");

@@ -49,8 +49,10 @@ impl Consumer for There {
     fn script(&mut self, script: Vec<u8>) -> io::Result<()> {
         let memory = &self.memory;
         let rebuilder = self.rebuilder.as_mut().expect("a start");
-        let done = rebuilder.run(&script, &mut |number, to| {
-            *to = memory.get(&number).copied().unwrap_or([0; PAGE_SIZE]);
+        let done = rebuilder.run(&script, &mut |first, to| {
+            for (number, to) in (first..).zip(to.as_chunks_mut().0) {
+                *to = memory.get(&number).copied().unwrap_or([0; PAGE_SIZE]);
+            }
             Ok(())
         });
         done.expect("our own script");

@@ -144,7 +144,9 @@ impl Destination for Session {
     fn piece(&self, bytes: &[u8]) -> Result<(), DecodeError> {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(qemu) = &mut told.qemu {
-            qemu.run(bytes, &mut |page, to| self.store.read(page, 0, &mut to[..PAGE_SIZE]))?;
+            qemu.run(bytes, &mut |first, to| {
+                (first..).zip(to.chunks_exact_mut(PAGE_SIZE)).try_for_each(|(page, to)| self.store.read(page, 0, to))
+            })?;
         }
         told.pieces.extend_from_slice(bytes);
         Ok(())

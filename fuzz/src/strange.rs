@@ -29,6 +29,7 @@ pub struct Case {
     pub random_access: bool,
     zstd: bool,
     checks: bool,
+    moved: bool,
     group_pages: u8,
     quirk: u8,
     runs: Vec<RunCase>,
@@ -66,6 +67,8 @@ mod quirk {
     pub(super) const STORED: u8 = 9;
     /// Pages that come twice.
     pub(super) const TWICE: u8 = 10;
+    /// Words that moved, and no bases against which.
+    pub(super) const MOVED: u8 = 11;
 }
 
 #[derive(Debug, arbitrary::Arbitrary)]
@@ -331,6 +334,7 @@ fn block_of(cases: &[RunCase], numbers: &[u64], whole: &Case, in_order: bool, ma
     }
     settle(numbers, &runs, made);
     let any = matches.iter().any(|matches| !matches.is_empty());
+    let bases = bases.finish();
     let mut ranges: Vec<(u64, u64)> = Vec::new();
     for &number in numbers {
         match ranges.last_mut() {
@@ -348,7 +352,8 @@ fn block_of(cases: &[RunCase], numbers: &[u64], whole: &Case, in_order: bool, ma
         classes,
         matches: any.then_some(matches),
         addresses: addresses.finish(),
-        bases: bases.finish(),
+        moved: bases.is_some() && whole.moved || whole.quirk == quirk::MOVED,
+        bases,
         base_words,
         checks: whole.checks || whole.random_access && whole.quirk != quirk::CHECKS,
         zstd: whole.zstd,

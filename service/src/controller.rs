@@ -13,10 +13,14 @@
 //!
 //! Not a model of anything else: no guess at what the guest will do, and no memory beyond a second or so.
 
+mod image;
+
 use std::collections::VecDeque;
 
 use mig_engine::live::{Choice, Next};
-use mig_engine::{Effort, How, PAGE_SIZE, Reach};
+use mig_engine::{Effort, How, Reach};
+
+use image::{Image, MOST_READY, READY};
 
 /// Seconds of link time that the queue should last when a block is coded.
 const LOW: f64 = 0.02;
@@ -28,6 +32,8 @@ const LONGEST: f64 = 4.0;
 const BLOCK: f64 = 0.04;
 /// Seconds of link time that may be queued; and where efforts are mixed one of which takes long.
 const BACKLOG: [f64; 2] = [0.06, 0.3];
+/// The same while pages can be taken in meanwhile.
+const GATHERING: f64 = 0.5;
 /// Bytes that may be queued, however slow the link.
 const MIN_BACKLOG: u64 = 256 << 10;
 /// Bytes from which on a link that never had to wait says something of its rate.
@@ -46,32 +52,14 @@ const HOPE: f64 = 2.0;
 /// Bytes a second that busy processors bring over a link all the same, where they are there to be sent.
 const EASY: f64 = 5e7;
 const MAX_RATE: f64 = 1e12;
-/// Bytes of pages as they are that may be on their way over a link of which nothing is known; and how many times what went without
-/// having to wait.
-const FIRST_BYTES: u64 = 256 << 10;
-const GROWTH: u64 = 4;
-/// Pages of a block with which that goes on, and of the others meanwhile.
-const FIRST_PAGES: [u64; 2] = [8, 256];
-/// Bytes of such a block are not supposed to be less than this share of its pages.
-const SPARSEST: f64 = 0.125;
 /// Seconds of measuring from which on a link is believed to be slow enough for efforts that take long: connections begin slowly.
 const LONG: f64 = 0.09;
 /// The highest effort before that.
 const SOON: Effort = Effort::Balanced;
 /// The highest effort of a mix: a thousand pages at `max` take longer than any queue lasts.
 const MIXED: Effort = Effort::Dense;
-/// The share of residual bytes that is saved by what the guest says of itself, and processor time that it takes for each page: to find it,
-/// and to settle all pages before any other is coded. Then, how long no residual page comes, since much of that is done by one processor.
-const GUEST_SAVES: f64 = 0.1;
-const GUEST_TAKES: f64 = 0.7e-6;
-const GUEST_WAITS: f64 = 1.3e-6;
-/// How many times what is needed meanwhile may wait for the link before the guest is read.
-const READY: f64 = 1.3;
-/// Pages of an image from which on their residual share says something of the others.
-const TELLING_PAGES: f64 = 8192.0;
-/// Bytes that must be enough for that; and observations after which it is read in any case.
-const MOST_READY: f64 = 32e6;
-const LONG_WANTED: u32 = 20;
+/// How much of what pages at one effort are larger or smaller than thought, in the logarithm, is supposed of those at others.
+const ALIKE: f64 = 0.8;
 /// What a mix must save before it is preferred to a single effort.
 const WORTH: f64 = 0.98;
 
@@ -91,9 +79,9 @@ fn supposed(effort: Effort) -> Price {
     let (bytes, sender, receiver) = match effort {
         Effort::Store => (4100.0, 3.0e-6, 3.5e-6),
         Effort::Fast => (700.0, 11.0e-6, 6.0e-6),
-        Effort::Balanced => (650.0, 15.0e-6, 6.5e-6),
-        Effort::Dense => (430.0, 120.0e-6, 40.0e-6),
-        Effort::Max => (370.0, 1200.0e-6, 40.0e-6),
+        Effort::Balanced => (640.0, 16.0e-6, 6.5e-6),
+        Effort::Dense => (430.0, 80.0e-6, 40.0e-6),
+        Effort::Max => (370.0, 1500.0e-6, 40.0e-6),
     };
     Price { effort, bytes, sender, receiver }
 }
@@ -208,6 +196,8 @@ pub struct Controller {
     /// References are used.
     reach: Reach,
     image: Option<Image>,
+    /// Pages can be taken in that wait for the link.
+    gathers: bool,
 }
 
 /// A block that is being coded, or waits for those before it.
@@ -217,37 +207,6 @@ struct Coding {
     bytes: f64,
     /// Seconds of one processor that it is supposed to take, at both ends if they are one machine.
     seconds: f64,
-}
-
-/// An image, all of which is there to be sent.
-#[derive(Clone, Debug, Default)]
-struct Image {
-    /// Pages that are still to come.
-    left: u64,
-    /// Pages of its blocks so far, those of them that are residual, and bytes.
-    pages: u64,
-    residual: u64,
-    bytes: u64,
-    /// Bytes of blocks of pages as they are, of all bytes of their pages.
-    density: f64,
-    /// A block had all the pages that one may have, and the link did not have to wait.
-    unhindered: bool,
-    /// For how many observations the guest has been worth being read.
-    wanted: u32,
-    /// The guest was to be read.
-    read: bool,
-    /// And no residual page has come since.
-    settling: Option<Settling>,
-}
-
-/// What comes between a guest that is read and its first residual pages.
-#[derive(Clone, Copy, Debug)]
-struct Settling {
-    /// Blocks that were chosen before.
-    before: usize,
-    /// Bytes that may wait for the link until then.
-    backlog: u64,
-    over: bool,
 }
 
 /// What the next blocks are to be.
@@ -290,19 +249,25 @@ impl Controller {
             coding: VecDeque::new(),
             reach: Reach::All,
             image: None,
+            gathers: false,
         }
     }
 
     /// What is sent is an image of so many pages, all of which is there: how fast they are sent is up to the efforts and the link. Its guest
     /// may still be to be read.
     pub fn of_image(mut self, pages: u64, is_unread: bool) -> Self {
-        self.image = Some(Image { left: pages, density: 1.0, read: !is_unread, ..Image::default() });
+        self.image = Some(Image::new(pages, is_unread));
         self
     }
 
     /// The same effort always.
     pub fn fixed(effort: Effort, in_flight: usize) -> Self {
         Self::new(&[effort], [1, 1], false, in_flight)
+    }
+
+    /// Whether pages can be taken in while others wait for the link. Then these may be more, as nothing is coded meanwhile.
+    pub fn gathers(&mut self, gathers: bool) {
+        self.gathers = gathers;
     }
 
     /// References are not to be used any more.
@@ -334,18 +299,7 @@ impl Controller {
         self.pages += pages;
         self.coding.pop_front();
         if let Some(image) = &mut self.image {
-            image.left = image.left.saturating_sub(pages);
-            image.bytes += bytes;
-            image.pages += pages;
-            image.residual += residual;
-            if let Some(settling) = &mut image.settling {
-                settling.over |= settling.before == 0 && residual > 0;
-                settling.before = settling.before.saturating_sub(1);
-            }
-            if effort == Effort::Store && pages > 0 {
-                let density = bytes as f64 / (pages * PAGE_SIZE as u64) as f64;
-                image.density += (density.clamp(SPARSEST, 1.0) - image.density) * TRUST;
-            }
+            image.block(effort, pages, residual, bytes);
         }
         if residual > 0 {
             self.residual += (residual as f64 / pages as f64 - self.residual) * 0.1;
@@ -354,15 +308,21 @@ impl Controller {
         self.coded[place] += residual;
         // A few pages say little about the others.
         if residual >= 64 {
-            let price = &mut self.prices[place];
-            price.bytes += (bytes as f64 / residual as f64 - price.bytes) * 0.1;
+            let known = self.prices[place].bytes;
+            let now = known + (bytes as f64 / residual as f64 - known) * 0.1;
+            // What makes these pages larger or smaller makes them so at the other efforts, which may not have seen any like them.
+            if effort > Effort::Store {
+                let coders = self.prices.iter_mut().filter(|price| price.effort > Effort::Store);
+                coders.for_each(|price| price.bytes *= (now / known).powf(ALIKE));
+            }
+            self.prices[place].bytes = now;
         }
     }
 
     /// Takes note of pages that the destination has from before.
     pub fn kept(&mut self, pages: u64) {
         if let Some(image) = &mut self.image {
-            image.left = image.left.saturating_sub(pages);
+            image.kept(pages);
         }
     }
 
@@ -372,11 +332,11 @@ impl Controller {
             return;
         }
         // The figures above say nothing of reading a guest.
-        if self.image.as_ref().is_none_or(|image| image.settling.is_none()) {
+        if self.image.as_ref().is_none_or(|image| !image.is_settling()) {
             self.measure_processors(seen);
         }
         if let Some(image) = &mut self.image {
-            image.settling = image.settling.filter(|settling| !settling.over);
+            image.observed();
         }
         self.measure_link(seen);
         self.coded.fill(0);
@@ -390,7 +350,7 @@ impl Controller {
         self.plan = if seen.backlogged { plan } else { plan.at_most(self.plan) };
         let pays = self.guest_pays().is_some();
         if let Some(image) = &mut self.image {
-            image.wanted = if pays { image.wanted + 1 } else { 0 };
+            image.wants_guest(pays);
         }
     }
 
@@ -425,7 +385,9 @@ impl Controller {
             // what is left of them comes when all of them are.
             let (least, rate) = if seen.backlogged { (1, measured) } else { (TELLING, measured * HOPE) };
             // Nor does one that carried what the first blocks came to.
-            if !seen.backlogged && self.probes() && self.image.as_ref().is_some_and(|image| !image.unhindered)
+            if !seen.backlogged
+                && self.probes()
+                && self.image.as_ref().is_some_and(|image| !image.is_unhindered())
             {
                 return;
             }
@@ -569,83 +531,6 @@ impl Controller {
         Coding { bytes: price.bytes * pages * residual, seconds }
     }
 
-    /// Whether an image's first blocks are to find out how fast the link is.
-    fn probes(&self) -> bool {
-        self.rate.is_none()
-            && self.image.is_some()
-            && self.prices.len() > 1
-            && self.prices[0].effort == Effort::Store
-    }
-
-    /// Effort and pages of a block while nothing is known of the link. No more is on its way as it is than a few times what went so
-    /// without having to wait: so the fast link is found, and the slow one not filled with what has to be waited for.
-    fn first(&mut self, waiting: u64) -> Option<(Effort, u64, Coding)> {
-        if !self.probes() {
-            return None;
-        }
-        let cheap = self.prices[1].effort;
-        let on_its_way = self.before(waiting as f64).bytes as u64;
-        let image = self.image.as_mut()?;
-        let unhindered = image.bytes.saturating_sub(waiting);
-        let limit = (GROWTH * unhindered).max(FIRST_BYTES);
-        let room = limit.saturating_sub(on_its_way) as f64 / self.in_flight;
-        let page_bytes = PAGE_SIZE as f64 * image.density;
-        let pages = ((room / page_bytes) as u64).min(*PAGES.end());
-        let [least, others] = FIRST_PAGES;
-        // Coding takes far longer: so not at once when it is only just too much.
-        let (effort, pages, bytes) = if on_its_way < 2 * limit {
-            let pages = pages.max(least);
-            image.unhindered |= pages == *PAGES.end();
-            (Effort::Store, pages, pages as f64 * page_bytes)
-        } else {
-            (cheap, others, 0.0)
-        };
-        self.plan = Plan { low: effort, high: effort };
-        Some((effort, pages, Coding { bytes, seconds: 0.0 }))
-    }
-
-    /// Whether the guest is to be read now: that pays, and the link has enough to do meanwhile.
-    fn reads_guest(&mut self, waiting: f64) -> bool {
-        let Some(takes) = self.guest_pays() else { return self.image.is_none() };
-        let before = self.before(waiting);
-        let coded = before.seconds / self.ends[0].cores;
-        let ready = self.rate.is_some_and(|rate| before.bytes > (rate * (takes + coded)).min(MOST_READY));
-        // Where a receiver takes less than that at once, it is read all the same.
-        let reads = ready || self.image.as_ref().is_some_and(|image| image.wanted > LONG_WANTED);
-        if reads && self.is_unread() {
-            let settling = Settling { before: self.coding.len(), backlog: self.backlog(), over: false };
-            if let Some(image) = &mut self.image {
-                (image.read, image.settling) = (true, Some(settling));
-            }
-        }
-        reads
-    }
-
-    fn is_unread(&self) -> bool {
-        self.image.as_ref().is_some_and(|image| !image.read)
-    }
-
-    /// Seconds without a residual page that it takes to read the guest, if what it says of itself is worth that.
-    fn guest_pays(&self) -> Option<f64> {
-        let (image, rate) = (self.image.as_ref()?, self.rate?);
-        let price = self.price(self.plan.low)?;
-        if price.effort == Effort::Store {
-            return None;
-        }
-        let [sender, receiver, link] = self.costs(price, rate);
-        let left = image.left as f64;
-        // Of all pages, not just the latest: to think otherwise again and again would cost more than either.
-        let residual = (image.residual as f64 + 0.4 * TELLING_PAGES) / (image.pages as f64 + TELLING_PAGES);
-        let saves = (link - sender.max(receiver)).clamp(0.0, link * GUEST_SAVES) * left * residual;
-        let processors = &self.ends[0];
-        let takes = GUEST_TAKES * left * processors.scale() / processors.cores;
-        let waits = GUEST_WAITS * left * processors.scale();
-        // What the link has to do meanwhile is not as much as one likes.
-        let takes = takes + (waits - MOST_READY / rate).max(0.0);
-        let enough = if image.wanted > 0 { 0.5 * takes } else { takes };
-        (saves > enough).then_some(waits)
-    }
-
     /// Large blocks compress best. But what is coded can't be coded again when the link changes: so the blocks in flight are no
     /// more than it takes in the time that the queue lasts, unless more effort is not to be had anyway. And in a mix, a block takes little
     /// time, but for those of the fewest pages that are worth the while. Of the pages, so many are residual.
@@ -675,16 +560,19 @@ impl Controller {
     /// Bytes that may wait for the link.
     pub fn backlog(&self) -> u64 {
         // As it was before the guest was read, until residual pages come again: or what was settled would have to wait.
-        if let Some(settling) = self.image.as_ref().and_then(|image| image.settling) {
-            return settling.backlog;
+        if let Some(backlog) = self.image.as_ref().and_then(Image::settling_backlog) {
+            return backlog;
         }
         let takes_long = !self.plan.is_pure() && self.plan.high > SOON;
         // Before it is read, as much as it takes to do so.
         let reading = self.guest_pays().filter(|_| self.is_unread()).map_or(0.0, |takes| takes * READY);
-        let seconds = BACKLOG[usize::from(takes_long)];
-        let bytes = self.rate.map_or(4.0 * MIN_BACKLOG as f64, |rate| {
-            (rate * reading).min(READY * MOST_READY).max(rate * seconds)
-        });
+        let seconds = if self.gathers { GATHERING } else { BACKLOG[usize::from(takes_long)] };
+        let Some(rate) = self.rate else {
+            // Of a small image, not all of it is to be coded before anything is known.
+            let share = self.image.as_ref().map_or(u64::MAX, Image::share);
+            return (4 * MIN_BACKLOG).min(share.max(DRY));
+        };
+        let bytes = (rate * reading).min(READY * MOST_READY).max(rate * seconds);
         (bytes as u64).max(MIN_BACKLOG)
     }
 }

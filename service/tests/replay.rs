@@ -2,7 +2,8 @@
 //! `mig receive`, and what comes out must be what went in, byte for byte.
 //!
 //! A stream that is made by hand always; those of real guests that `tests/guests/kernels.sh` saved (`MIG_GUESTS`); and any that `MIG_STREAMS`
-//! names, separated by colons, each with its guest's disk as a file of the same name with the ending `disk`.
+//! names, separated by colons, each with its guest's disk as a file of the same name with the ending `disk`. `MIG_EFFORT` is the effort, if it is not
+//! to be chosen.
 
 #[path = "common/mod.rs"]
 mod common;
@@ -59,8 +60,10 @@ fn replay(stream: &Path, disk: Option<&Path>) -> Value {
     let command = format!("receive --json --listen 127.0.0.1:0 --keys keys/b --qemu unix:in {reference}");
     let mut receive = running::Running::start(folder.command(&command), folder.path("receive.events"));
     let address = receive.wait_for("listening")["address"].as_str().expect("an address").to_owned();
-    let command =
-        format!("send --json --qemu unix:out --vm guest --to {address} --keys keys/a --hold 0 {reference}");
+    let effort = std::env::var("MIG_EFFORT").unwrap_or_else(|_| "auto".into());
+    let command = format!(
+        "send --json --qemu unix:out --vm guest --to {address} --keys keys/a --hold 0 --effort {effort} {reference}"
+    );
     let send = folder.spawn(&command);
     // The source QEMU.
     let mut source = running::until("mig send's socket", || UnixStream::connect(folder.path("out")).ok());

@@ -10,7 +10,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mig_simd::{
     Anchors, Level, PAGE_SIZE, PAGE_WORDS, Page, PageRecord, anchors, page_eq, page_scan, read_roof,
-    self_relative, word_diff, word_patch,
+    relocated, self_relative, word_diff, word_patch,
 };
 
 /// What a turn of the out-of-cache benches walks through in all: more than the largest third caches.
@@ -121,6 +121,13 @@ fn in_cache(criterion: &mut Criterion) {
             bench.iter(|| {
                 let pages = pages(&memory).iter();
                 pages.for_each(|page| self_relative(level, black_box(page), 0x7f12_3456_7000, &mut copy));
+            });
+        });
+        group.bench_function(format!("relocated/{level}"), |bench| {
+            bench.iter(|| {
+                for (page, base) in pages(&changed).iter().zip(pages(&memory)) {
+                    relocated(level, black_box(page), base, &mut copy);
+                }
             });
         });
         for sparsity in [3, 5] {

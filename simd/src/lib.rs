@@ -11,6 +11,7 @@
 //! | [`page_eq()`] | whether two pages hold the same bytes |
 //! | [`word_diff()`] and [`word_patch()`] | the words in which two pages differ, and back |
 //! | [`self_relative()`] | a page whose pointers into their own neighbourhood are distances, and back |
+//! | [`relocated()`] | a page whose pointers that moved against another page are distances, and back |
 //! | [`anchors()`] | word positions chosen by content, for a match finder |
 //! | [`roof::read_roof()`] | the sum of all words: how fast memory can be read |
 //!
@@ -32,6 +33,7 @@ mod lanes;
 pub mod level;
 mod page_eq;
 mod page_scan;
+mod relocated;
 pub mod roof;
 mod self_relative;
 #[cfg(test)]
@@ -39,9 +41,11 @@ mod testing;
 mod word_diff;
 
 pub use anchors::{ANCHOR_POSITIONS, Anchors, MAX_SPARSITY, anchors};
+pub use lanes::prefetch;
 pub use level::{Level, LevelError};
 pub use page_eq::page_eq;
 pub use page_scan::{PageRecord, page_scan};
+pub use relocated::relocated;
 pub use roof::read_roof;
 pub use self_relative::{REACH, TAG, self_relative};
 pub use word_diff::{PatchError, word_diff, word_patch};

@@ -8,8 +8,19 @@ use std::sync::Once;
 use crate::{Level, PAGE_SIZE, PAGE_WORDS, Page};
 
 /// Names that `MIG_REQUIRE` may hold for other crates' tests.
-const OTHER_REQUIREMENTS: [&str; 10] =
-    ["cable", "gpu", "gzip", "holes", "makedumpfile", "mounts", "qemu", "qemu-img", "qemu-live", "zstd"];
+const OTHER_REQUIREMENTS: [&str; 11] = [
+    "cable",
+    "gpu",
+    "gzip",
+    "holes",
+    "makedumpfile",
+    "mounts",
+    "pe",
+    "qemu",
+    "qemu-img",
+    "qemu-live",
+    "zstd",
+];
 
 /// Every level present, after saying which those are (once, past the test runner's capture).
 ///

@@ -5,13 +5,16 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
+use mig_engine::gpu::Beside;
 use mig_engine::image::WriteAs;
+use mig_engine::live::LateGuest;
+use mig_engine::qemu::{Coding, Gather};
 use mig_engine::reference::DiskImage;
 use mig_engine::{
-    Cancel, DecodeError, DecodeLimits, Effort, FileStore, ImageLayout, Level, MemoryImage, OpaqueStore,
-    PackSummary, Packer, PageStore, Reference, UnpackError, UnpackSummary, Unpacker,
+    Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, ImageLayout, Level, MemoryImage,
+    OpaqueStore, PackSummary, Packer, PageStore, Reference, Techniques, UnpackError, UnpackSummary, Unpacker,
 };
 
 use crate::reference::PAGE;
@@ -23,6 +26,16 @@ use crate::reference::PAGE;
 /// If `MIG_SIMD` names one that this CPU does not have.
 pub fn level() -> Level {
     Level::from_env().unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// How QEMU streams are coded: as they come, or gathered if there is a guest to be read.
+pub fn coding<'a>(references: &'a [Reference], top: Effort, guest: Option<&'a LateGuest>) -> Coding<'a> {
+    static WORKER: LazyLock<CpuWorker> = LazyLock::new(|| CpuWorker { level: level() });
+    static BESIDE: LazyLock<Beside> = LazyLock::new(Beside::default);
+    let (techniques, cancel) = (Techniques::ALL, Cancel::new());
+    let (worker, beside, level) = (&*WORKER, &*BESIDE, level());
+    let gather = guest.map(|_| Gather::ALL);
+    Coding { references, worker, beside, level, top, techniques, block_pages: 512, guest, gather, cancel }
 }
 
 /// What packing and unpacking can refer to, in the order of the stream's list.

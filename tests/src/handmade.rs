@@ -120,6 +120,8 @@ pub struct Block {
     pub bases: Option<Vec<Places>>,
     /// The words of the base of each residual page that has one; nothing else here knows them.
     pub base_words: Vec<Option<Page>>,
+    /// Whether words that moved against those are told by how far.
+    pub moved: bool,
     /// Whether pieces, other than checks, are zstd; groups then of packed words.
     pub zstd: bool,
     /// Classes whose groups are raw all the same.
@@ -221,7 +223,13 @@ impl Builder {
         let columns = coder::columns(&block.runs, &block.classes, &numbers, &kinds);
         varint(&mut meta, columns.len() as u64);
         meta.extend(columns);
-        let flags = [block.matches.is_some(), block.checks, block.addresses.is_some(), block.bases.is_some()];
+        let flags = [
+            block.matches.is_some(),
+            block.checks,
+            block.addresses.is_some(),
+            block.bases.is_some(),
+            block.moved,
+        ];
         meta.push((0..).zip(flags).map(|(bit, set)| u8::from(set) << bit).sum());
         // Runs that go beyond the set have pages of no number.
         let own: Vec<u64> =

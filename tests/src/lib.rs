@@ -22,3 +22,8 @@ pub mod qemu;
 pub mod reference;
 pub mod sample;
 pub mod spread;
+
+/// Whether a test must not be left out for want of something: `MIG_REQUIRE` is a list of names.
+pub fn requires(what: &str) -> bool {
+    std::env::var("MIG_REQUIRE").unwrap_or_default().split(',').any(|name| name.trim() == what)
+}

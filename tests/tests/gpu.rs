@@ -10,9 +10,11 @@ use mig_engine::live::{Choice, Encoder, InMemory, Introspection, OutFrame, Setup
 use mig_engine::{
     BlockEncoder, Cancel, ChunkScan, Claim, Class, CpuWorker, Effort, Gpu, GpuChoice, GpuMode, Header,
     History, How, Level, MemoryImage, PageSet, PageSource, Reach, Reference, ScanAhead, ScanWorker, Share,
+    Techniques,
 };
 use mig_simd::{PAGE_SIZE, PageRecord};
 use mig_tests::engine::{self, References, open_image, pack_image, packer};
+use mig_tests::requires;
 use mig_tests::{guests, sample};
 
 const WAYS: [(Effort, bool); 4] =
@@ -34,8 +36,7 @@ fn gpu() -> Option<Gpu> {
     if let Some(Ok(gpu)) = opened {
         return gpu;
     }
-    let required = std::env::var("MIG_REQUIRE").unwrap_or_default();
-    assert!(!required.split(',').any(|name| name.trim() == "gpu"), "MIG_REQUIRE asks for a GPU: {opened:?}");
+    assert!(!requires("gpu"), "MIG_REQUIRE asks for a GPU: {opened:?}");
     eprintln!("SKIPPED: there is no GPU adapter");
     None
 }
@@ -236,6 +237,7 @@ fn session(image: &MemoryImage, references: &[Reference], beside: &Beside, captu
         beside,
         level: engine::level(),
         top: Effort::Balanced,
+        techniques: Techniques::ALL,
         cancel: Cancel::new(),
     };
     // Efforts and lengths change, also to such as are no multiple of anything.

@@ -15,7 +15,7 @@ use mig_engine::live::{
 };
 use mig_engine::{
     Cancel, CpuWorker, DecodeError, DecodeLimits, Effort, FileStore, Frame, FrameRead, FrameReader, Header,
-    How, ImageFormat, ImageLayout, OpaqueStore, PageSet, PageStore, Reach, Reference,
+    How, ImageFormat, ImageLayout, OpaqueStore, PageSet, PageStore, Reach, Reference, Techniques,
 };
 use mig_tests::engine::{self, References, level, open_image};
 use mig_tests::guests::linux::{self, Size};
@@ -46,6 +46,7 @@ fn setup<'a>(references: &'a [Reference], worker: &'a CpuWorker) -> Setup<'a> {
         beside,
         level: level(),
         top,
+        techniques: Techniques::ALL,
         cancel,
     }
 }

@@ -5,16 +5,13 @@
 use std::cell::RefCell;
 use std::io;
 
-use mig_engine::gpu::Beside;
-use mig_engine::live::{Choice, Decoder};
+use mig_engine::live::{Choice, Decoder, LateGuest};
 use mig_engine::qemu::{
-    Coder, Coding, Consumer, FromFile, Holding, Input, Out, Parser, Rebuilt, RoundEnd, StreamError,
-    Transcoder, flatten, is_stream, machine_of, pack, unpack,
+    Coder, Consumer, FromFile, Holding, Input, Out, Parser, Rebuilt, RoundEnd, StreamError, Transcoder,
+    flatten, is_stream, machine_of, pack, unpack,
 };
-use mig_engine::{
-    Cancel, CpuWorker, DecodeLimits, Effort, FrameReader, MemoryImage, Reference, Unpacker, live,
-};
-use mig_tests::engine::{References, level};
+use mig_engine::{Cancel, DecodeLimits, Effort, FrameReader, MemoryImage, Reference, Unpacker, live};
+use mig_tests::engine::{References, coding, level};
 use mig_tests::handmade::Random;
 use mig_tests::qemu::{Guest, MACHINE, Writer, load};
 use mig_tests::reference::{self, PAGE, Rules};
@@ -24,17 +21,15 @@ fn dir() -> std::path::PathBuf {
     std::env::temp_dir()
 }
 
-fn packed(stream: &[u8], references: &[Reference], effort: Effort) -> (Vec<u8>, mig_engine::qemu::Packed) {
-    let worker = CpuWorker { level: level() };
-    let coding = Coding {
-        references,
-        worker: &worker,
-        beside: &Beside::default(),
-        level: level(),
-        top: effort,
-        block_pages: 512,
-        cancel: Cancel::new(),
-    };
+/// Packs a stream as it comes, or with its first round gathered.
+fn packed(
+    stream: &[u8],
+    references: &[Reference],
+    effort: Effort,
+    gather: bool,
+) -> (Vec<u8>, mig_engine::qemu::Packed) {
+    let guest = LateGuest::new(None);
+    let coding = coding(references, effort, gather.then_some(&guest));
     let mut out = Vec::new();
     let packed = pack(FromFile(stream), coding, &dir(), &mut out, None).unwrap();
     assert_eq!(packed.stream_bytes, out.len() as u64);
@@ -50,12 +45,17 @@ fn unpacked(stream: &[u8], references: &[Option<Reference>]) -> Vec<u8> {
 
 /// Packs a stream and unpacks it with both decoders; gives what packing says of it.
 fn round_trip(name: &str, stream: &[u8]) -> mig_engine::qemu::Packed {
-    let (bytes, packed) = packed(stream, &[], Effort::Fast);
-    compare::same_bytes("engine", &unpacked(&bytes, &[]), stream)
-        .unwrap_or_else(|why| panic!("{name}: {why}"));
-    let slow = reference::decode_as(&bytes, &[], Rules::Any).unwrap_or_else(|why| panic!("{name}: {why}"));
-    assert!(slow.complete, "{name}");
-    compare::same_bytes("slow", &slow.qemu, stream).unwrap_or_else(|why| panic!("{name}: {why}"));
+    let [packed, gathered] = [false, true].map(|gather| {
+        let (bytes, packed) = packed(stream, &[], Effort::Fast, gather);
+        compare::same_bytes("engine", &unpacked(&bytes, &[]), stream)
+            .unwrap_or_else(|why| panic!("{name}: {why}"));
+        let slow =
+            reference::decode_as(&bytes, &[], Rules::Any).unwrap_or_else(|why| panic!("{name}: {why}"));
+        assert!(slow.complete, "{name}");
+        compare::same_bytes("slow", &slow.qemu, stream).unwrap_or_else(|why| panic!("{name}: {why}"));
+        packed
+    });
+    assert_eq!((packed.records, &packed.opaque), (gathered.records, &gathered.opaque), "{name}");
     packed
 }
 
@@ -73,15 +73,17 @@ fn a_migration_comes_back_byte_for_byte() {
     let mut sizes = Vec::new();
     for effort in Effort::AVAILABLE {
         for given in [&[][..], &open] {
-            let (bytes, packed) = packed(&stream, given, effort);
-            assert_eq!(packed.opaque, None);
-            let at_hand = if given.is_empty() { Vec::new() } else { references.at_hand() };
-            compare::same_bytes(effort.name(), &unpacked(&bytes, &at_hand), &stream).unwrap();
-            let slow_given = if given.is_empty() { Vec::new() } else { references.bytes() };
-            let slow = reference::decode_as(&bytes, &slow_given, Rules::Any).unwrap();
-            compare::same_bytes("slow", &slow.qemu, &stream).unwrap();
-            compare::same_bytes("memory", &slow.file, &guest.memory).unwrap();
-            sizes.push(bytes.len());
+            for gather in [false, true] {
+                let (bytes, packed) = packed(&stream, given, effort, gather);
+                assert_eq!(packed.opaque, None);
+                let at_hand = if given.is_empty() { Vec::new() } else { references.at_hand() };
+                compare::same_bytes(effort.name(), &unpacked(&bytes, &at_hand), &stream).unwrap();
+                let slow_given = if given.is_empty() { Vec::new() } else { references.bytes() };
+                let slow = reference::decode_as(&bytes, &slow_given, Rules::Any).unwrap();
+                compare::same_bytes("slow", &slow.qemu, &stream).unwrap();
+                compare::same_bytes("memory", &slow.file, &guest.memory).unwrap();
+                sizes.push(bytes.len());
+            }
         }
     }
     eprintln!("{} bytes to {sizes:?}", stream.len());
@@ -221,17 +223,9 @@ impl Input for Paused<'_> {
 }
 
 /// Takes a live stream to a destination; gives what that writes to its QEMU, and the rounds.
-fn live_stream(stream: &[u8], holding: Holding) -> (Vec<u8>, Vec<RoundEnd>, u64) {
-    let worker = CpuWorker { level: level() };
-    let coding = Coding {
-        references: &[],
-        worker: &worker,
-        beside: &Beside::default(),
-        level: level(),
-        top: Effort::Fast,
-        block_pages: 512,
-        cancel: Cancel::new(),
-    };
+fn live_stream(stream: &[u8], holding: Holding, gather: bool) -> (Vec<u8>, Vec<RoundEnd>, u64) {
+    let guest = LateGuest::new(None);
+    let coding = coding(&[], Effort::Fast, gather.then_some(&guest));
     let choose = |_| Choice::always(Effort::Fast, 256);
     let (mut wire, mut rounds) = (Vec::new(), Vec::new());
     let mut take = |out: Out<'_>| {
@@ -266,10 +260,10 @@ fn live_stream(stream: &[u8], holding: Holding) -> (Vec<u8>, Vec<RoundEnd>, u64)
 #[test]
 fn a_live_destination_has_the_same_memory() {
     let mut sizes = Vec::new();
-    for pages in [0, 8, 4096] {
+    for (pages, gather) in [(0, false), (8, false), (4096, false), (8, true)] {
         let mut guest = Guest::new(11);
         let stream = guest.migrate(12);
-        let (out, rounds, wire) = live_stream(&stream, Holding { pages });
+        let (out, rounds, wire) = live_stream(&stream, Holding { pages }, gather);
         let (memory, devices) = load(&out).unwrap();
         compare::same_bytes("memory", &memory, &guest.memory).unwrap();
         assert_eq!(devices, load(&stream).unwrap().1, "device state");
@@ -278,7 +272,9 @@ fn a_live_destination_has_the_same_memory() {
         assert!(rounds.iter().all(|round| round.held <= pages as u64), "{rounds:?}");
         sizes.push((wire, rounds.iter().map(|round| round.sent).sum::<u64>()));
     }
-    eprintln!("holding 0, 8 and 4096 pages: bytes and pages sent {sizes:?}");
+    eprintln!(
+        "holding 0, 8, 4096 pages, and 8 with the first round gathered: bytes and pages sent {sizes:?}"
+    );
     // Thirty pages change in each of a dozen rounds.
     assert!(sizes[2].1 + 250 < sizes[0].1, "{sizes:?}");
     // In bytes that is little here: three words of a page are.

@@ -100,8 +100,10 @@ fn a_page_of_every_kind() {
             assert!(spaces(0) > 0, "{name}: {:?}", slow.blocks[0].matches);
         }
         if effort != Effort::Store {
-            // Page 6 is like the same page of the older image, which is reference 1.
-            assert!(slow.blocks[0].bases.contains(&Some((2, 6 * 512))), "{name}: {:?}", slow.blocks[0].bases);
+            // Page 6 is like the same page of the older image, which is reference 1: as a whole, or in parts, whichever leaves less.
+            let is_like = slow.blocks[0].bases.contains(&Some((2, 6 * 512)));
+            let parts = effort != Effort::Fast && !random_access;
+            assert!(is_like || parts && spaces(2) > 0, "{name}: {:?}", slow.blocks[0].bases);
         }
     }
 }

@@ -122,6 +122,10 @@ impl Models {
 }
 
 /// Codes the places of residual pages with these numbers; `step` is how far a page's place goes on to the next.
+///
+/// # Panics
+///
+/// If a place is so far out that a decoder would find another one.
 pub(crate) fn encode(pages: &[u64], places: &[Option<(u8, i64)>], spaces: usize, step: i64) -> Vec<u8> {
     let mut encoder = Encoder::new();
     let mut models = Models::new(spaces, step);
@@ -129,7 +133,7 @@ pub(crate) fn encode(pages: &[u64], places: &[Option<(u8, i64)>], spaces: usize,
     while at < places.len() {
         let run = longest(&pages[at..], &places[at..], step);
         let coded = models.code(&mut encoder, run);
-        debug_assert_eq!(coded, Ok(run));
+        assert_eq!(coded, Ok(run), "a place is out of range");
         at += run.pages as usize;
     }
     encoder.finish()

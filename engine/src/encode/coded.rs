@@ -73,6 +73,11 @@ impl BlockStats {
         self.runs += u64::from(placed);
     }
 
+    /// Pages that are brought: all but those that are left for later blocks, which count there.
+    pub fn delivered(&self) -> u64 {
+        self.pages.iter().sum::<u64>() - self.pages[Settled::Later.kind()]
+    }
+
     /// Adds another block's counts.
     pub fn add(&mut self, other: &BlockStats) {
         let sum = |to: &mut [u64], from: &[u64]| to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
@@ -134,7 +139,7 @@ impl<'a> CodedBlock<'a> {
 
     /// Number of pages that it brings: all but those that it leaves for later blocks.
     pub fn delivers(&self) -> u64 {
-        self.pages.len() - self.stats.pages[Settled::Later.kind()]
+        self.stats.delivered()
     }
 
     /// XXH3-128 of the pages' fingerprints.

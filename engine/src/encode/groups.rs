@@ -9,8 +9,9 @@ use crate::error::EncodeError;
 use crate::format::block::{Group, Piece};
 use crate::image::Run;
 use crate::matches::MatchLists;
+use crate::options::Technique;
 use crate::page::{PAGE_SIZE, PAGE_WORDS};
-use crate::residual::push_literals;
+use crate::residual::{Against, push_literals};
 use crate::source::PageSource;
 
 /// A group, and how its pages' words were coded.
@@ -59,6 +60,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             let mut coder = kit.coders.take()?;
             coder.reserve(pages.len());
             let mut counts = Words::default();
+            let moved = self.techniques.has(Technique::Relocated);
             let (mut words, mut scratch) = (Box::new([0; PAGE_SIZE]), Box::new([0; PAGE_SIZE]));
             for &index in pages {
                 let base = match bases[index] {
@@ -68,10 +70,11 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
                 let address = addresses[index].map(|(_, number)| (number << 12) as u64);
                 let page = self.page(block.residual[index].page);
                 let matches = matches.of_page(index);
-                let stored = coder.push(self.level, page, matches, base, address) as u64;
+                let against = Against::new(base, moved, address);
+                let stored = coder.push(self.level, page, matches, against) as u64;
                 let matched = matches.iter().map(|found| u64::from(found.words)).sum();
                 let rest = PAGE_WORDS as u64 - matched - stored;
-                let (base, zero) = if base.is_some() { (rest, 0) } else { (0, rest) };
+                let (base, zero) = if against.is_base() { (rest, 0) } else { (0, rest) };
                 counts += Words { matched, base, zero, stored };
             }
             let (piece, coded) = match coder.compress()? {

@@ -22,7 +22,7 @@ use crate::source::PageSource;
 /// page, 80 MiB in all.
 const LEARN_TASKS: usize = 16;
 /// How much more thinly an older image is sampled than the guest, as a power of two.
-const OLDER_SPARSITY: u32 = 2;
+const OLDER_SPARSITY: u32 = 1;
 
 /// Anchors of an older image's pages.
 #[derive(Default)]
@@ -127,7 +127,7 @@ impl Leftover {
 impl History {
     /// The state of a stream without blocks, for a guest of `page_count` pages.
     pub fn new(page_count: u64, effort: Effort, random_access: bool) -> Self {
-        let search = Recipe::new(effort, random_access).search;
+        let search = Recipe::new(effort, random_access, false).search;
         History {
             dedup: Dedup::new(page_count),
             finder: search.map(|_| Finder::new(page_count)),
@@ -136,15 +136,19 @@ impl History {
         }
     }
 
+    /// The same, with room for samples of the older images among these references as well, which [`learn`](Self::learn) takes.
+    #[must_use]
+    pub fn with_room_for(mut self, references: &[Reference]) -> Self {
+        if references.iter().any(|reference| reference.kind() == ReferenceKind::Memory) {
+            self.finder = self.finder.map(Finder::with_room_for_older);
+        }
+        self
+    }
+
     /// Pages may come again from now on. What the source gives for [`earlier`](PageSource::earlier) pages must then be
     /// what the destination has.
     pub fn set_rewrites(&mut self) {
         self.rewrites = true;
-    }
-
-    /// Whether pages may come again.
-    pub(crate) fn rewrites(&self) -> bool {
-        self.rewrites
     }
 
     /// For one block that must not refer to any other.

@@ -4,7 +4,7 @@
 //! distance: that page is its *base*, and the words in which they differ are stored. A page that shares pieces with several
 //! others has long matches. Which of the two a page has is whichever leaves fewer words to be stored.
 
-use mig_simd::{Anchors, anchors, word_diff};
+use mig_simd::{Anchors, anchors, relocated, word_diff};
 use rayon::prelude::*;
 
 use super::{BlockEncoder, Reach, SettledBlock, before_space};
@@ -26,6 +26,8 @@ const TASK_PAGES: usize = 256;
 const NEAR: usize = 32;
 /// Words that a base must save besides a quarter of those that are not zero: its place, and its mask.
 const BASE_COST: usize = 16;
+/// How many quarters of a word are saved where it only moved.
+const MOVED_SAVES: usize = 3;
 /// Samples that must agree on a distance before a page there is looked at.
 const VOTES: usize = 2;
 
@@ -58,6 +60,7 @@ struct Places<'a> {
 struct Scratch {
     words: Page,
     page: Page,
+    moved: Page,
     packed: [u64; PAGE_WORDS],
     votes: Vec<(Base, usize)>,
     anchors: Anchors,
@@ -81,6 +84,7 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
             let mut scratch = Box::new(Scratch {
                 words: ZERO,
                 page: ZERO,
+                moved: ZERO,
                 packed: [0; PAGE_WORDS],
                 votes: Vec::new(),
                 anchors: Anchors::default(),
@@ -139,7 +143,12 @@ impl<S: PageSource + ?Sized> BlockEncoder<'_, S> {
                 let Some(words) = found else {
                     continue;
                 };
-                let differing = word_diff(self.level, page, words, &mut mask, &mut scratch.packed);
+                let mut differing = word_diff(self.level, page, words, &mut mask, &mut scratch.packed);
+                if differing > NEAR && self.techniques.has(Technique::Relocated) {
+                    relocated(self.level, page, words, &mut scratch.moved);
+                    let moved = word_diff(self.level, page, &scratch.moved, &mut mask, &mut scratch.packed);
+                    differing -= moved * MOVED_SAVES / 4;
+                }
                 if best.is_none_or(|(_, least)| differing < least) {
                     best = Some((base, differing));
                 }

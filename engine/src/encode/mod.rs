@@ -31,10 +31,11 @@ use crate::ahead::ScanAhead;
 use crate::class::Class;
 use crate::columns::{self, Addressing, Placements, Run, Settled};
 use crate::error::EncodeError;
+use crate::format::ReferenceKind;
 use crate::format::block::{Block, Codec, Group, MASK_LEN, Piece};
 use crate::format::{frame, limits};
 use crate::guest::{Guest, GuestClass};
-use crate::locate::NEAR_ZERO;
+use crate::locate::address_number;
 use crate::longmatch::Candidate;
 use crate::matches;
 use crate::options::{Effort, Technique, Techniques};
@@ -150,7 +151,8 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
         random_access: bool,
     ) -> Result<Self, EncodeError> {
         let others = Effort::AVAILABLE.into_iter().filter(|&other| other != effort);
-        let kit = |effort| Kit::new(effort, Recipe::new(effort, random_access));
+        let older = references.iter().any(|reference| reference.kind() == ReferenceKind::Memory);
+        let kit = |effort| Kit::new(effort, Recipe::new(effort, random_access, older));
         let kits = std::iter::once(effort).chain(others).map(kit).collect();
         Self::with_kits(source, references, worker, level, kits, random_access)
     }
@@ -446,6 +448,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             matches: match_piece,
             checks: check_piece,
             addresses,
+            moved: !bases.is_empty() && self.techniques.has(Technique::Relocated),
             bases,
             groups,
         }
@@ -492,6 +495,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             checks: None,
             addresses: Vec::new(),
             bases,
+            moved: false,
             groups: vec![Group { class, pages: count, piece: Piece { codec: Codec::Words, ..piece } }],
         }
         .write();
@@ -520,8 +524,7 @@ impl<'a, S: PageSource + ?Sized> BlockEncoder<'a, S> {
             let number = guest
                 .virtual_page(residual.page)
                 .filter(|_| points && residual.class != Class::Incompressible)?;
-            let signed = (number << 12) as i64 >> 12;
-            (!NEAR_ZERO.contains(&signed)).then_some((0, signed))
+            Some((0, address_number(number)?))
         };
         let pairs = block.residual.iter().zip(bases);
         pairs.map(|(residual, base)| if base.is_none() { address(residual) } else { None }).collect()

@@ -60,6 +60,8 @@ pub(crate) struct Block {
     pub(crate) addresses: Vec<u8>,
     /// Range-coded places of the pages that residual pages are like; empty if there are none.
     pub(crate) bases: Vec<u8>,
+    /// Words of those pages that moved against what they are like are distances.
+    pub(crate) moved: bool,
     /// Ascending by class; the pages of a class fill its groups in order.
     pub(crate) groups: Vec<Group>,
 }
@@ -68,6 +70,7 @@ const HAS_MATCHES: u8 = 1;
 const HAS_CHECKS: u8 = 2;
 const HAS_ADDRESSES: u8 = 4;
 const HAS_BASES: u8 = 8;
+const MOVED: u8 = 16;
 
 impl Piece {
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
@@ -132,7 +135,8 @@ impl Block {
         let columns = [(HAS_ADDRESSES, &self.addresses), (HAS_BASES, &self.bases)];
         let columns = columns.into_iter().filter(|(_, bytes)| !bytes.is_empty());
         let flags = columns.clone().fold(0, |flags, (flag, _)| flags | flag);
-        out.push(flag(&self.matches, HAS_MATCHES) | flag(&self.checks, HAS_CHECKS) | flags);
+        let moved = if self.moved { MOVED } else { 0 };
+        out.push(flag(&self.matches, HAS_MATCHES) | flag(&self.checks, HAS_CHECKS) | flags | moved);
         for piece in [&self.matches, &self.checks].into_iter().flatten() {
             piece.write(&mut out);
         }
@@ -163,8 +167,12 @@ impl Block {
         let columns_len = input.varint_max("columns length", meta.len() as u64)?;
         let columns = input.take(columns_len as usize, "columns")?.to_vec();
         let flags = input.u8("block flags")?;
-        if flags & !(HAS_MATCHES | HAS_CHECKS | HAS_ADDRESSES | HAS_BASES) != 0 {
+        if flags & !(HAS_MATCHES | HAS_CHECKS | HAS_ADDRESSES | HAS_BASES | MOVED) != 0 {
             return Err(DecodeError::Invalid { field: "block flags", why: "unknown flags" });
+        }
+        let moved = flags & MOVED != 0;
+        if moved && flags & HAS_BASES == 0 {
+            return Err(DecodeError::Invalid { field: "block flags", why: "words that moved, and no bases" });
         }
         // A list never takes more room than the pages it is about.
         let list_max = pages.len() * PAGE_SIZE as u64 + 64;
@@ -199,7 +207,7 @@ impl Block {
             last = class as u8;
         }
         input.finish("block")?;
-        let block = Block { round, pages, digest, columns, matches, checks, addresses, bases, groups };
+        let block = Block { round, pages, digest, columns, matches, checks, addresses, bases, moved, groups };
         let total: u64 = block.pieces().map(|piece| piece.coded_len).sum();
         if total != data_len {
             return Err(DecodeError::Invalid { field: "block", why: "its pieces do not add up to its data" });

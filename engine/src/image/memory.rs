@@ -115,10 +115,15 @@ impl MemoryImage {
     /// The memory in a migration stream, copied out into a nameless temporary file: raw, one block of RAM after the other.
     fn of_stream(stream: &FileMap, path: Option<PathBuf>) -> Result<Self, ImageError> {
         let (file, layout) = crate::qemu::flatten(stream.bytes(), &std::env::temp_dir())?;
+        Ok(Self { path, ..Self::of_parts(file, layout)? })
+    }
+
+    /// The pages of a file that lie there as the layout says.
+    pub(crate) fn of_parts(file: File, layout: ImageLayout) -> Result<Self, ImageError> {
         let map = FileMap::from_file(file)
             .map_err(|source| ImageError::Spool { what: "map the stream's memory", source })?;
         let extents = map::data_extents(map.file(), 0..map.len());
-        Ok(Self { map, layout, extents, path })
+        Ok(Self { map, layout, extents, path: None })
     }
 
     /// What the file is made of.

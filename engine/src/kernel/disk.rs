@@ -30,6 +30,7 @@ const MAX_FILES: usize = 4096;
 type Disk = Arc<dyn BlockSource + Send + Sync>;
 
 /// A file that is a kernel.
+#[derive(Debug)]
 pub(super) struct KernelFile {
     /// For messages.
     pub(super) name: String,

@@ -28,7 +28,8 @@ impl Pages {
         Pages { slots: vec![NO_SLOT; pages as usize], bytes: Vec::new() }
     }
 
-    fn get(&self, page: u64) -> Option<&[u8]> {
+    /// A page that is not zero.
+    pub(super) fn get(&self, page: u64) -> Option<&[u8]> {
         let slot = usize::try_from(*self.slots.get(page as usize)?).ok()?.checked_sub(1)?;
         self.bytes.get(slot * PAGE_SIZE..(slot + 1) * PAGE_SIZE)
     }

@@ -14,6 +14,7 @@ mod derivation;
 mod disk;
 mod elf;
 mod image;
+mod lookout;
 mod payload;
 
 use std::io;
@@ -24,6 +25,7 @@ pub use cache::KernelCache;
 pub use derivation::Derivation;
 use disk::KernelFile;
 pub(crate) use image::Derived;
+pub(crate) use lookout::Lookout;
 
 use crate::guest::Guest;
 use crate::reference::BlockSource;
@@ -37,10 +39,28 @@ pub(crate) struct Found {
     /// XXH3-128 of the payload.
     pub(crate) identity: u128,
     pub(crate) image: Derived,
-    /// Guest-physical frame of its first page.
-    pub(crate) frame: u64,
+    /// Where the guest has it.
+    pub(crate) place: Place,
     /// What the file is called.
     pub(crate) name: String,
+}
+
+/// Where a guest has its kernel's first page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In this guest-physical frame.
+    Frame(u64),
+    /// In this page of its image, the others behind it.
+    Page(u64),
+}
+
+impl Found {
+    /// The kernel of a file on the disk with this number, as a guest has it.
+    fn new(disk: u8, file: &KernelFile, unslid: Unslid, slide: u64, place: Place) -> io::Result<Self> {
+        let (layout, identity) = (unslid.layout.clone(), unslid.payload);
+        let derivation = Derivation { parent: disk, extents: file.payload.clone(), layout, slide };
+        Ok(Found { derivation, identity, image: unslid.slid(slide)?, place, name: file.name.clone() })
+    }
 }
 
 /// A disk that may have the guest's kernel.
@@ -65,11 +85,7 @@ pub(crate) struct Kernels<'a> {
 impl<'a> Kernels<'a> {
     /// Lists the kernels, and prepares the image if there is just one: that takes a while, and needs nothing of the guest.
     pub(crate) fn list(disks: &'a [Disk], cache: Option<&'a KernelCache>) -> Self {
-        let list = |(place, disk): (usize, &Disk)| {
-            let files = disk::kernels(&disk.source, &disk.starts).into_iter();
-            files.map(move |file| (place, file))
-        };
-        let files: Vec<(usize, KernelFile)> = disks.iter().enumerate().flat_map(list).collect();
+        let files = files(disks);
         let only = match &files[..] {
             [(place, file)] => Some(prepare(disks[*place].source.as_ref(), file, cache)),
             _ => None,
@@ -92,11 +108,7 @@ impl<'a> Kernels<'a> {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "another build than the guest's"));
                 }
                 let frame = unslid.physical.wrapping_add(slide).wrapping_add(physical) >> 12;
-                let (layout, identity) = (unslid.layout.clone(), unslid.payload);
-                let derivation =
-                    Derivation { parent: disk.number, extents: file.payload.clone(), layout, slide };
-                let image = unslid.slid(slide)?;
-                Ok(Found { derivation, identity, image, frame, name: file.name.clone() })
+                Found::new(disk.number, &file, unslid, slide, Place::Frame(frame))
             });
             match slid {
                 Ok(found) => return Some(found),
@@ -105,6 +117,15 @@ impl<'a> Kernels<'a> {
         }
         None
     }
+}
+
+/// The kernel files on these disks, each with the place of its disk.
+fn files(disks: &[Disk]) -> Vec<(usize, KernelFile)> {
+    let list = |(place, disk): (usize, &Disk)| {
+        let files = disk::kernels(&disk.source, &disk.starts).into_iter();
+        files.map(move |file| (place, file))
+    };
+    disks.iter().enumerate().flat_map(list).collect()
 }
 
 /// Lays out a kernel file.

@@ -19,7 +19,8 @@ pub(super) struct Batch<'b> {
 }
 
 impl Batch<'_> {
-    fn new_version(&self, page: u64) -> Option<&Page> {
+    /// A page of the batch.
+    pub(super) fn new_version(&self, page: u64) -> Option<&Page> {
         let ordinal = self.pages.ordinal_of(page)? as usize;
         self.bytes[ordinal * PAGE_SIZE..].first_chunk()
     }

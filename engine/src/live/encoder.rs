@@ -22,10 +22,10 @@ use crate::format::{Header, limits};
 use crate::gpu::Beside;
 use crate::guest::Guest;
 use crate::image::MemoryImage;
-use crate::kernel::KernelCache;
+use crate::kernel::{KernelCache, Lookout};
 use crate::options::{Effort, Technique, Techniques};
 use crate::pack::{opaque_frame, opaque_parts, read_guest};
-use crate::page::{PAGE_SIZE, PageSet};
+use crate::page::{PAGE_SIZE, Page, PageSet};
 use crate::pipeline::{self, Steps};
 use crate::progress::Cancel;
 use crate::refs::Reference;
@@ -50,6 +50,8 @@ pub struct Setup<'a> {
     pub level: Level,
     /// The highest effort that any block will have.
     pub top: Effort,
+    /// What makes blocks smaller: all that the destination knows.
+    pub techniques: Techniques,
     /// Stops the work.
     pub cancel: Cancel,
 }
@@ -62,8 +64,9 @@ pub enum Introspection<'a> {
     Off,
     /// This, from the first page on. Its kernel is among the references, if one of them has it.
     Read(&'a Guest),
-    /// It is read when a [`Choice`] asks for it, and the pages behind are coded with it; of an image, not of batches. Its kernel comes
-    /// in a frame of its own, so the destination must know such frames.
+    /// It is read when a [`Choice`] asks for it, and the pages behind are coded with it; of what is there as a whole. Of batches
+    /// that come one by one only its kernel is found, when it has come by. A kernel comes in a frame of its own, so the destination must
+    /// know such frames.
     Later(&'a LateGuest),
 }
 
@@ -78,7 +81,7 @@ impl<'a> Introspection<'a> {
         match self {
             Introspection::Off => None,
             Introspection::Read(guest) => Some(guest),
-            Introspection::Later(late) => late.read.get()?.guest.as_ref(),
+            Introspection::Later(late) => late.guest.get()?.as_ref(),
         }
     }
 }
@@ -88,14 +91,14 @@ impl<'a> Introspection<'a> {
 #[derive(Debug, Default)]
 pub struct LateGuest {
     kernels: Option<KernelCache>,
-    read: OnceLock<ReadGuest>,
+    kernel: OnceLock<LateKernel>,
+    guest: OnceLock<Option<Guest>>,
 }
 
-/// What became of a [`LateGuest`].
+/// The kernel of a [`LateGuest`].
 #[derive(Debug)]
-struct ReadGuest {
-    guest: Option<Guest>,
-    /// The session's references, with the guest's kernel if one of them has it.
+struct LateKernel {
+    /// The session's references, with the guest's kernel.
     references: Vec<Reference>,
     /// The first frame that may use them.
     from: u64,
@@ -104,23 +107,23 @@ struct ReadGuest {
 impl LateGuest {
     /// One that nobody has read yet. Kernel images are kept in, and taken from, a cache.
     pub fn new(kernels: Option<KernelCache>) -> Self {
-        LateGuest { kernels, read: OnceLock::new() }
+        LateGuest { kernels, ..LateGuest::default() }
     }
 
     /// Whether it was read. That doesn't say that it could be.
     pub fn is_read(&self) -> bool {
-        self.read.get().is_some()
+        self.guest.get().is_some()
     }
 }
 
 impl<'a> Setup<'a> {
     /// The references that the frame with this number may use.
     fn references_of(&self, sequence: u64) -> &'a [Reference] {
-        let read = match self.introspection {
-            Introspection::Later(late) => late.read.get(),
+        let kernel = match self.introspection {
+            Introspection::Later(late) => late.kernel.get(),
             Introspection::Off | Introspection::Read(_) => None,
         };
-        read.filter(|read| sequence >= read.from).map_or(self.references, |read| &read.references)
+        kernel.filter(|kernel| sequence >= kernel.from).map_or(self.references, |kernel| &kernel.references)
     }
 
     /// The guest that is still to be read.
@@ -129,6 +132,12 @@ impl<'a> Setup<'a> {
             Introspection::Later(late) if !late.is_read() => Some(late),
             _ => None,
         }
+    }
+
+    /// References that may have the guest's kernel, as far as it is to be used and not known.
+    fn disks(&self, late: &LateGuest) -> &'a [Reference] {
+        let is_wanted = self.techniques.has(Technique::Kernel) && late.kernel.get().is_none();
+        if is_wanted { self.references } else { &[] }
     }
 }
 
@@ -171,6 +180,9 @@ pub struct Encoder<'a> {
     history: History,
     sent: Sent,
     learned: bool,
+    /// Whether a [`Choice`] asked for the guest.
+    asked: bool,
+    lookout: Lookout,
 }
 
 /// What the end of the session says of all before it.
@@ -235,9 +247,9 @@ impl<'a> Encoder<'a> {
                 return Err(EncodeError::TooLarge { what, value, max });
             }
         }
-        let history = History::new(pages, setup.top, false);
+        let history = History::new(pages, setup.top, false).with_room_for(setup.references);
         let sent = Sent { sequence: 0, digest: Xxh3::new(), pages: 0, blocks: 0 };
-        Ok(Encoder { setup, history, sent, learned: false })
+        Ok(Encoder { setup, history, sent, learned: false, asked: false, lookout: Lookout::default() })
     }
 
     /// What it was set up with.
@@ -300,28 +312,104 @@ impl<'a> Encoder<'a> {
             Some(have) => self.kept(image, &pages, have, sink)?,
             None => Some(pages),
         };
-        let Some(pages) = pages else { return Ok(()) };
-        let mut done = self.blocks(image, 0, &pages, choose, sink)?;
+        pages.map_or(Ok(()), |pages| self.pages_of(image, &pages, choose, sink))
+    }
+
+    /// These pages of an image. The guest is read before the first that is to be coded with it.
+    fn pages_of<'i>(
+        &mut self,
+        image: &'i MemoryImage,
+        pages: &PageSet,
+        choose: Choose<'_>,
+        sink: Sink<'_, 'i>,
+    ) -> Result<(), EncodeError>
+    where
+        'a: 'i,
+    {
+        let mut done = self.blocks(image, (0, true), pages, choose, sink)?;
         while done < pages.len() {
             self.read_guest(image, sink)?;
             let rest = PageSet::from_ranges(pages.slice(done..pages.len()))?;
-            done += self.blocks(image, 0, &rest, choose, sink)?;
+            done += self.blocks(image, (0, true), &rest, choose, sink)?;
         }
         Ok(())
+    }
+
+    /// Pages of the first round that were gathered: `image` has them, and all others that came, as they were captured. They are coded as an
+    /// [`image`](Self::image)'s are, with what the guest says of itself and in its order, which is the smallest that they get. None of them has
+    /// been sent before, and other pages of the round only by [`first_batch`](Self::first_batch). Gives the bytes of the frames.
+    ///
+    /// # Errors
+    ///
+    /// As for [`image`](Self::image).
+    pub fn gathered(
+        &mut self,
+        image: &MemoryImage,
+        pages: &PageSet,
+        choose: Choose<'_>,
+        sink: Sink<'_, 'static>,
+    ) -> Result<u64, EncodeError> {
+        let mut bytes = 0;
+        let mut own = |frame: OutFrame<'_>| {
+            bytes += frame.len();
+            sink(frame.into_owned())
+        };
+        self.pages_of(image, pages, choose, &mut own)?;
+        Ok(bytes)
     }
 
     /// Reads the guest that was to be read later, and tells the destination of its kernel.
     fn read_guest<'i>(&mut self, image: &MemoryImage, sink: Sink<'_, 'i>) -> Result<(), EncodeError> {
         let Some(late) = self.setup.unread() else { return Ok(()) };
-        let (known, cancel) = (self.setup.references, &self.setup.cancel);
-        let (guest, mut references) = read_image(image, known, late.kernels.as_ref(), cancel)?;
-        references.truncate(limits::REFERENCES as usize);
-        for kernel in &references[known.len()..] {
-            let sequence = self.sent.frame();
-            sink(OutFrame::of_meta(FrameType::Reference, sequence, &kernel.need().to_meta()))?;
-        }
-        late.read.get_or_init(|| ReadGuest { guest, references, from: self.sent.sequence });
+        let disks = self.setup.disks(late);
+        let (guest, kernel) =
+            read_guest(image, image.layout(), disks, late.kernels.as_ref(), &self.setup.cancel)?;
+        kernel.map_or(Ok(()), |kernel| self.tell_kernel(late, kernel, sink))?;
+        late.guest.get_or_init(|| guest);
         Ok(())
+    }
+
+    /// Tells the destination of the guest's kernel, if there is room for one more reference.
+    fn tell_kernel<'i>(
+        &mut self,
+        late: &LateGuest,
+        kernel: Reference,
+        sink: Sink<'_, 'i>,
+    ) -> Result<(), EncodeError> {
+        let known = self.setup.references;
+        if known.len() as u64 >= limits::REFERENCES {
+            return Ok(());
+        }
+        let sequence = self.sent.frame();
+        sink(OutFrame::of_meta(FrameType::Reference, sequence, &kernel.need().to_meta()))?;
+        let references = known.iter().cloned().chain([kernel]).collect();
+        late.kernel.get_or_init(|| LateKernel { references, from: self.sent.sequence });
+        Ok(())
+    }
+
+    /// Looks for the guest's kernel among the pages that have come, once that a [`Choice`] asked for the guest.
+    fn look_out(
+        &mut self,
+        round: u64,
+        batch: &Batch<'_>,
+        sink: Sink<'_, 'static>,
+    ) -> Result<(), EncodeError> {
+        let Some(late) = self.setup.unread() else { return Ok(()) };
+        let disks = self.setup.disks(late);
+        if self.asked && !self.lookout.has_begun() && !disks.is_empty() {
+            self.lookout.begin(Reference::disks(disks), late.kernels.clone());
+        }
+        let read = |page, to: &mut Page| match batch.new_version(page) {
+            Some(new) => {
+                *to = *new;
+                true
+            }
+            None => batch.past.read(page, to),
+        };
+        match self.lookout.find(batch.pages, round > 0, &read) {
+            Some(found) => self.tell_kernel(late, Reference::kernel(found), sink),
+            None => Ok(()),
+        }
     }
 
     /// Names the pages that the destination has, and gives the others.
@@ -385,10 +473,39 @@ impl<'a> Encoder<'a> {
         choose: Choose<'_>,
         sink: Sink<'_, 'static>,
     ) -> Result<Batched, EncodeError> {
+        self.history.set_rewrites();
+        self.code_batch(round, (pages, bytes), past, true, choose, sink)
+    }
+
+    /// The same for pages none of which was sent before, where [`gathered`](Self::gathered) ones may follow.
+    ///
+    /// # Errors
+    ///
+    /// As for [`batch`](Self::batch).
+    pub fn first_batch(
+        &mut self,
+        round: u64,
+        pages: &PageSet,
+        bytes: &[u8],
+        past: &mut dyn LastSent,
+        choose: Choose<'_>,
+        sink: Sink<'_, 'static>,
+    ) -> Result<Batched, EncodeError> {
+        self.code_batch(round, (pages, bytes), past, false, choose, sink)
+    }
+
+    fn code_batch(
+        &mut self,
+        round: u64,
+        (pages, bytes): (&PageSet, &[u8]),
+        past: &mut dyn LastSent,
+        looks_out: bool,
+        choose: Choose<'_>,
+        sink: Sink<'_, 'static>,
+    ) -> Result<Batched, EncodeError> {
         if bytes.len() as u64 != pages.len() * PAGE_SIZE as u64 {
             return Err(EncodeError::PageSet("it is not as long as its bytes"));
         }
-        self.history.set_rewrites();
         let changed = changed(self.setup.level, pages, bytes, past);
         let sent = changed.as_ref().map_or(0, PageSet::len);
         let mut batched = Batched { sent, unchanged: pages.len() - sent, bytes: 0 };
@@ -399,21 +516,20 @@ impl<'a> Encoder<'a> {
             batched.bytes += frame.len();
             sink(frame.into_owned())
         };
-        self.blocks(&batch, round, &changed, choose, &mut own)?;
-        let mut ordinal = 0;
-        for range in pages.ranges() {
-            let len = (range.end - range.start) as usize * PAGE_SIZE;
-            past.sent(range.start, &bytes[ordinal..ordinal + len]);
-            ordinal += len;
+        if looks_out {
+            self.look_out(round, &batch, &mut own)?;
         }
+        self.blocks(&batch, (round, false), &changed, choose, &mut own)?;
+        past.sent_all(pages, bytes);
         Ok(batched)
     }
 
-    /// Gives how many of the pages were coded: all, unless the guest is to be read before the others.
+    /// Codes pages of a round, which are `whole` or a batch of others. Gives how many of them were coded: all, unless the guest is to be read
+    /// before the others.
     fn blocks<'s, S: PageSource + ?Sized>(
         &mut self,
         source: &'s S,
-        round: u64,
+        (round, whole): (u64, bool),
         pages: &PageSet,
         choose: Choose<'_>,
         sink: Sink<'_, 's>,
@@ -422,15 +538,16 @@ impl<'a> Encoder<'a> {
         'a: 's,
     {
         let (references, beside) = (self.setup.references_of(self.sent.sequence), self.setup.beside);
-        beside
-            .scan(source, references, |ahead| self.blocks_ahead(source, round, (pages, ahead), choose, sink))
+        beside.scan(source, references, |ahead| {
+            self.blocks_ahead(source, (round, whole), (pages, ahead), choose, sink)
+        })
     }
 
     /// The same while a device may be scanning.
     fn blocks_ahead<'s, S: PageSource + ?Sized>(
         &mut self,
         source: &'s S,
-        round: u64,
+        (round, whole): (u64, bool),
         (pages, ahead): (&PageSet, Option<&ScanAhead>),
         choose: Choose<'_>,
         sink: Sink<'_, 's>,
@@ -446,14 +563,15 @@ impl<'a> Encoder<'a> {
             Some(guest) => encoder.with_guest(guest),
             None => encoder,
         };
-        // Of pages that come again, a block must know which others are new at the destination by now: those before it.
-        let encoder = if self.history.rewrites() {
-            encoder.with_techniques(Techniques::ALL.without(Technique::Order))
-        } else {
-            encoder
+        // Of pages that come again, a block must know which others are new at the destination by now: those before it. And nothing is
+        // gained by an order within a batch.
+        let techniques = match self.setup.techniques {
+            techniques if whole => techniques,
+            techniques => techniques.without(Technique::Order),
         };
-        // Of a guest that goes on, no image could be read.
-        let unread = self.setup.unread().is_some() && !self.history.rewrites();
+        let encoder = encoder.with_techniques(techniques);
+        // Of a batch, no guest could be read.
+        let unread = whole && self.setup.unread().is_some();
         // Reading older images takes as long as reading the guest, and is worth it when that is.
         if !self.learned && !unread {
             self.history.learn(&encoder, cancel)?;
@@ -467,7 +585,7 @@ impl<'a> Encoder<'a> {
         };
         let mut announcer = Announcer::new(ahead, pages);
         let mut next = 0;
-        let history = &mut self.history;
+        let (history, asked) = (&mut self.history, &mut self.asked);
         let sets = || {
             if cancel.is_cancelled() {
                 return Err(EncodeError::Cancelled);
@@ -477,6 +595,7 @@ impl<'a> Encoder<'a> {
             }
             announcer.next_is(next);
             let choice = choose(Next::Fresh);
+            *asked |= choice.guest;
             if unread && choice.guest {
                 return Ok(None);
             }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use crate::page::{PAGE_SIZE, Page};
+use crate::page::{PAGE_SIZE, Page, PageSet};
 
 /// The versions of pages that were sent last, as far as they are kept.
 pub trait LastSent: Send + Sync {
@@ -14,6 +14,16 @@ pub trait LastSent: Send + Sync {
 
     /// Takes note of consecutive pages that have been sent.
     fn sent(&mut self, first_page: u64, bytes: &[u8]);
+
+    /// The same for all pages of a set, in its order.
+    fn sent_all(&mut self, pages: &PageSet, bytes: &[u8]) {
+        let mut rest = bytes;
+        for range in pages.ranges() {
+            let (these, behind) = rest.split_at((range.end - range.start) as usize * PAGE_SIZE);
+            self.sent(range.start, these);
+            rest = behind;
+        }
+    }
 }
 
 /// No version of any page.

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -16,11 +17,12 @@ use crate::error::{DecodeError, EncodeError};
 use crate::format::frame::FrameRead;
 use crate::format::{FrameWrite, Header};
 use crate::gpu::Beside;
-use crate::image::{ImageError, ImageFormat, ImageLayout, Segment, mapped_ram};
+use crate::image::{ImageError, ImageFormat, ImageLayout, MemoryImage, Segment, mapped_ram};
 use crate::live::{
-    self, Applied, Choice, Decoder, Destination, Encoder, FlatFile, Introspection, OutFrame, Setup, Sink,
+    self, Applied, Choice, Decoder, Destination, Encoder, FlatFile, Introspection, LastSent, LateGuest,
+    OutFrame, Setup, Sink,
 };
-use crate::options::Effort;
+use crate::options::{Effort, Techniques};
 use crate::page::{PAGE_SIZE, Page, PageSet};
 use crate::progress::{Cancel, OnProgress, Progress};
 use crate::refs::Reference;
@@ -29,6 +31,8 @@ use crate::worker::ScanWorker;
 
 /// Pages of a block.
 const BLOCK_PAGES: u64 = 1 << 13;
+/// Bytes of scripts that wait for the first round: some hundred GiB of memory have as many.
+const SCRIPTS: usize = 64 << 20;
 
 /// Whether a file that begins like this is a stream that is read from its start to its end: not one with mapped-ram, which is
 /// an image.
@@ -113,18 +117,55 @@ pub struct Coding<'a> {
     pub level: Level,
     /// The highest effort that any block will have.
     pub top: Effort,
+    /// What makes blocks smaller: all that the destination knows.
+    pub techniques: Techniques,
     /// The most pages of a block.
     pub block_pages: u64,
+    /// What the guest says of itself, if that is used: read when its first round was [gathered](Gather), and else its kernel only, found
+    /// when it has come by.
+    pub guest: Option<&'a LateGuest>,
+    /// Which pages of the first round are taken in before they are coded, if any.
+    pub gather: Option<Gather<'a>>,
     /// Stops the work.
     pub cancel: Cancel,
+}
+
+/// Takes in pages of the first round, to code them when all are there: as an image, with what the guest says of itself.
+///
+/// A running QEMU sends them as fast as it can, and then takes the link for that fast: it must not go by that when it stops its guest.
+#[derive(Clone, Copy)]
+pub struct Gather<'a> {
+    /// Whether the pages that come now can wait: what was sent has not arrived yet.
+    pub can_wait: &'a (dyn Fn() -> bool + Sync),
+}
+
+impl std::fmt::Debug for Gather<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gather").finish_non_exhaustive()
+    }
+}
+
+impl Gather<'_> {
+    /// All pages.
+    pub const ALL: Gather<'static> = Gather { can_wait: &|| true };
+}
+
+/// What was gathered so far of the first round.
+struct Gathered<'a> {
+    can_wait: &'a (dyn Fn() -> bool + Sync),
+    /// Ascending, as the pages of a round come.
+    pages: Vec<Range<u64>>,
+    /// What is to follow the first of those.
+    scripts: Vec<Vec<u8>>,
 }
 
 impl<'a> Coding<'a> {
     /// What the session with this header is made with.
     pub fn setup(&self, header: Header) -> Setup<'a> {
-        let Coding { references, worker, beside, level, top, .. } = *self;
-        let (introspection, cancel) = (Introspection::Off, self.cancel.clone());
-        Setup { header, references, introspection, worker, beside, level, top, cancel }
+        let Coding { references, worker, beside, level, top, techniques, .. } = *self;
+        let introspection = self.guest.map_or(Introspection::Off, Introspection::Later);
+        let cancel = self.cancel.clone();
+        Setup { header, references, introspection, worker, beside, level, top, techniques, cancel }
     }
 }
 
@@ -150,6 +191,8 @@ pub enum Out<'o> {
     Header(&'o Header),
     /// A batch of a round: the pages that the next blocks are made of, and their bytes.
     Batch(u64, &'o Arc<PageSet>, &'o Arc<Vec<u8>>),
+    /// The first round, gathered: the next blocks are made of this memory, which changes when the next batch comes.
+    Gathered(&'o Arc<MemoryImage>),
     /// A frame.
     Frame(OutFrame<'static>),
     /// A round of the guest's memory is over, and the bytes of its frames.
@@ -164,6 +207,8 @@ pub struct Coder<'a, F> {
     choose: live::Choose<'a>,
     past: Option<File>,
     session: Option<(Encoder<'a>, FlatFile)>,
+    /// While pages of the first round may be gathered.
+    gathered: Option<Gathered<'a>>,
     out: F,
     round_bytes: u64,
 }
@@ -177,15 +222,38 @@ impl<F> std::fmt::Debug for Coder<'_, F> {
 impl<'a, F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Coder<'a, F> {
     /// `past` is an empty file for the memory as it was sent last; `out` takes what comes.
     pub fn new(coding: Coding<'a>, choose: live::Choose<'a>, past: File, out: F) -> Self {
-        Coder { coding, choose, past: Some(past), session: None, out, round_bytes: 0 }
+        let gathered = coding.gather.map(|Gather { can_wait }| Gathered {
+            can_wait,
+            pages: Vec::new(),
+            scripts: Vec::new(),
+        });
+        Coder { coding, choose, past: Some(past), session: None, gathered, out, round_bytes: 0 }
+    }
+
+    /// Sends what was gathered, if that was not done before.
+    fn release(&mut self) -> Result<(), StreamError> {
+        let (Some(gathered), Some((encoder, past))) = (self.gathered.take(), &mut self.session) else {
+            return Ok(());
+        };
+        if !gathered.pages.is_empty() {
+            let pages = PageSet::from_ranges(gathered.pages)?;
+            let layout = encoder.setup().header.layout.clone();
+            let image = Arc::new(MemoryImage::of_parts(past.file().try_clone()?, layout)?);
+            (self.out)(Out::Gathered(&image))?;
+            let out = &mut self.out;
+            let mut sink = |frame| out(Out::Frame(frame));
+            self.round_bytes += encoder.gathered(&image, &pages, self.choose, &mut sink)?;
+        }
+        gathered.scripts.into_iter().try_for_each(|script| self.script(script))
     }
 
     /// Sends the end, and gives back the memory as it was sent last.
     ///
     /// # Errors
     ///
-    /// [`EncodeError`] from whoever takes the frame; none if nothing was started.
-    pub fn end(mut self) -> Result<Option<FlatFile>, EncodeError> {
+    /// From whoever takes the frames; none if nothing was started.
+    pub fn end(mut self) -> Result<Option<FlatFile>, StreamError> {
+        self.release()?;
         let Some((mut encoder, past)) = self.session.take() else { return Ok(None) };
         (self.out)(Out::Frame(encoder.end()))?;
         Ok(Some(past))
@@ -211,18 +279,36 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
 
     fn pages(&mut self, round: u64, pages: PageSet, bytes: Vec<u8>) -> Result<(), StreamError> {
         let Some((encoder, past)) = &mut self.session else { return Ok(()) };
+        if let Some(gathered) = &mut self.gathered
+            && (gathered.can_wait)()
+        {
+            past.sent_all(&pages, &bytes);
+            gathered.pages.extend(pages.ranges());
+            return if past.is_complete() { Ok(()) } else { Err(full().into()) };
+        }
         let (pages, bytes) = (Arc::new(pages), Arc::new(bytes));
         (self.out)(Out::Batch(round, &pages, &bytes))?;
         let out = &mut self.out;
         let mut sink = |frame| out(Out::Frame(frame));
         let sink: Sink<'_, 'static> = &mut sink;
-        let batched = encoder.batch(round, &pages, &bytes, past, self.choose, sink)?;
+        let batched = match &self.gathered {
+            Some(_) => encoder.first_batch(round, &pages, &bytes, past, self.choose, sink)?,
+            None => encoder.batch(round, &pages, &bytes, past, self.choose, sink)?,
+        };
         self.round_bytes += batched.bytes;
         Ok(())
     }
 
     fn script(&mut self, script: Vec<u8>) -> Result<(), StreamError> {
         let Some((encoder, _)) = &mut self.session else { return Ok(()) };
+        if let Some(gathered) = &mut self.gathered
+            && !gathered.pages.is_empty()
+        {
+            gathered.scripts.push(script);
+            // So much is no memory: what is gathered would wait in vain.
+            let is_much = gathered.scripts.iter().map(Vec::len).sum::<usize>() > SCRIPTS;
+            return if is_much { self.release() } else { Ok(()) };
+        }
         let frame = encoder.piece(&script)?;
         self.round_bytes += frame.len();
         (self.out)(Out::Frame(frame))?;
@@ -232,10 +318,11 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
     fn is_unchanged(&mut self, page: u64, content: &Page) -> bool {
         let mut last = [0; PAGE_SIZE];
         let Some((_, past)) = &self.session else { return false };
-        live::LastSent::read(past, page, &mut last) && last == *content
+        LastSent::read(past, page, &mut last) && last == *content
     }
 
     fn round(&mut self, round: RoundEnd) -> Result<(), StreamError> {
+        self.release()?;
         let bytes = std::mem::take(&mut self.round_bytes);
         Ok((self.out)(Out::Round(round, bytes))?)
     }
@@ -270,10 +357,12 @@ pub fn pack(
             Out::Frame(frame) => {
                 packed.stream_bytes += frame.len();
                 match frame.stats() {
-                    Some(stats) => packed.blocks.add(stats),
+                    Some(stats) => {
+                        packed.blocks.add(stats);
+                        pages += stats.delivered();
+                    }
                     None => packed.scripts += frame.len(),
                 }
-                pages += frame.pages().map_or(0, PageSet::len);
                 let mut parts: Vec<IoSlice<'_>> = frame.parts().map(IoSlice::new).collect();
                 out.write_frame(frame.kind(), &mut parts).map_err(EncodeError::Write)?;
                 if let Some(progress) = progress {
@@ -283,7 +372,7 @@ pub fn pack(
             }
             Out::Round(round, _) => packed.records += round.records,
             Out::Opaque(why) => packed.opaque = Some(why.to_owned()),
-            Out::Batch(..) => {}
+            Out::Batch(..) | Out::Gathered(_) => {}
         }
         Ok(())
     };
@@ -442,6 +531,11 @@ pub fn flatten(stream: impl Read, dir: &Path) -> Result<(File, ImageLayout), Ima
     Ok((file, layout))
 }
 
+/// Why memory can't be kept in a file.
+fn full() -> io::Error {
+    io::Error::other("the temporary file takes no more: is the disk full?")
+}
+
 /// Keeps only the memory.
 struct Flat {
     file: Option<File>,
@@ -464,17 +558,8 @@ impl Consumer for Flat {
 
     fn pages(&mut self, _: u64, pages: PageSet, bytes: Vec<u8>) -> Result<(), StreamError> {
         let Some((memory, _)) = &mut self.to else { return Ok(()) };
-        let mut at = 0;
-        for range in pages.ranges() {
-            let len = (range.end - range.start) as usize * PAGE_SIZE;
-            live::LastSent::sent(memory, range.start, &bytes[at..at + len]);
-            at += len;
-        }
-        if memory.is_complete() {
-            Ok(())
-        } else {
-            Err(StreamError::Read(io::Error::other("the temporary file takes no more: is the disk full?")))
-        }
+        memory.sent_all(&pages, &bytes);
+        if memory.is_complete() { Ok(()) } else { Err(full().into()) }
     }
 
     fn script(&mut self, _: Vec<u8>) -> Result<(), StreamError> {

@@ -17,7 +17,7 @@ mod script;
 mod transcode;
 
 pub use files::{
-    Coder, Coding, Out, Packed, Rebuilt, StreamError, flatten, is_stream, machine_of, pack, unpack,
+    Coder, Coding, Gather, Out, Packed, Rebuilt, StreamError, flatten, is_stream, machine_of, pack, unpack,
 };
 pub use parse::{Events, FromFile, Input, Parser, RamBlock, Record};
 pub use script::Rebuilder;

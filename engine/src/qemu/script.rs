@@ -131,6 +131,9 @@ impl Script {
     }
 }
 
+/// Pages that are read, and records that are written, at a time.
+const AT_ONCE: u64 = 64;
+
 /// Runs scripts: writes a stream from bytes and from the pages of a memory.
 #[derive(Debug)]
 pub struct Rebuilder<W> {
@@ -166,7 +169,7 @@ impl<W: Write> Rebuilder<W> {
         self.out.write_all(bytes).map_err(|source| DecodeError::Io { what: "writing the stream", source })
     }
 
-    /// Runs one script; `page` gives the memory's pages as they are now.
+    /// Runs one script; `pages` gives consecutive pages of the memory as they are now, from a number on.
     ///
     /// # Errors
     ///
@@ -174,7 +177,7 @@ impl<W: Write> Rebuilder<W> {
     pub fn run(
         &mut self,
         script: &[u8],
-        page: &mut dyn FnMut(u64, &mut Page) -> std::io::Result<()>,
+        pages: &mut dyn FnMut(u64, &mut [u8]) -> std::io::Result<()>,
     ) -> Result<(), DecodeError> {
         let field = "script";
         let invalid = |why| DecodeError::Invalid { field, why };
@@ -212,7 +215,7 @@ impl<W: Write> Rebuilder<W> {
                     if count == 0 || records > self.page_count {
                         return Err(invalid("no records, or more than there are pages"));
                     }
-                    self.records(&block, first, count, flags, page)?;
+                    self.records(&block, first, count, flags, pages)?;
                 }
                 _ => return Err(invalid("unknown operation")),
             }
@@ -226,30 +229,35 @@ impl<W: Write> Rebuilder<W> {
         first: u64,
         count: u64,
         flags: u8,
-        page: &mut dyn FnMut(u64, &mut Page) -> std::io::Result<()>,
+        pages: &mut dyn FnMut(u64, &mut [u8]) -> std::io::Result<()>,
     ) -> Result<(), DecodeError> {
         const ZERO: Page = [0; PAGE_SIZE];
-        let mut content = Box::new(ZERO);
-        let mut record = Vec::with_capacity(PAGE_SIZE + 300);
-        for place in first..first + count {
-            page(block.first_page + place, &mut content)
+        let most = count.min(AT_ONCE) as usize;
+        let mut contents = vec![0; most * PAGE_SIZE];
+        let mut records = Vec::with_capacity(most * (PAGE_SIZE + 8) + 256);
+        for start in (first..first + count).step_by(AT_ONCE as usize) {
+            let now = (first + count - start).min(AT_ONCE) as usize;
+            let contents = &mut contents[..now * PAGE_SIZE];
+            pages(block.first_page + start, contents)
                 .map_err(|source| DecodeError::Io { what: "reading pages for the stream", source })?;
-            let short = flags & IN_FULL == 0 && *content == ZERO;
-            let named = place == first && flags & NAMED != 0;
-            let kind = if short { ZERO_RECORD } else { PAGE_RECORD };
-            let word = (place * PAGE_SIZE as u64) | kind | if named { 0 } else { CONTINUE };
-            record.clear();
-            record.extend_from_slice(&word.to_be_bytes());
-            if named {
-                record.push(block.name.len() as u8);
-                record.extend_from_slice(&block.name);
+            records.clear();
+            for (place, content) in (start..).zip(contents.as_chunks().0) {
+                let short = flags & IN_FULL == 0 && *content == ZERO;
+                let named = place == first && flags & NAMED != 0;
+                let kind = if short { ZERO_RECORD } else { PAGE_RECORD };
+                let word = (place * PAGE_SIZE as u64) | kind | if named { 0 } else { CONTINUE };
+                records.extend_from_slice(&word.to_be_bytes());
+                if named {
+                    records.push(block.name.len() as u8);
+                    records.extend_from_slice(&block.name);
+                }
+                if short {
+                    records.push(0);
+                } else {
+                    records.extend_from_slice(content);
+                }
             }
-            if short {
-                record.push(0);
-            } else {
-                record.extend_from_slice(&*content);
-            }
-            self.write(&record)?;
+            self.write(&records)?;
         }
         Ok(())
     }
@@ -270,8 +278,10 @@ mod tests {
 
     fn run(script: &[u8], pages: u64) -> Result<Vec<u8>, DecodeError> {
         let mut rebuilder = Rebuilder::new(Vec::new(), pages);
-        rebuilder.run(script, &mut |number, page| {
-            page.fill(number as u8);
+        rebuilder.run(script, &mut |first, pages| {
+            (first..)
+                .zip(pages.as_chunks_mut::<PAGE_SIZE>().0)
+                .for_each(|(number, page)| page.fill(number as u8));
             Ok(())
         })?;
         Ok(rebuilder.into_output())

@@ -1,5 +1,6 @@
 //! The controller against a simulated encoder and link: whole transfers, at every speed, and changes in mid-flight.
 
+use super::image::FIRST_PAGES;
 use super::*;
 
 /// A machine on which the real costs are not what the controller supposes.
@@ -265,6 +266,23 @@ fn the_first_blocks_of_an_image_find_the_link_out() {
         "{as_they_are} blocks, the least of which has {} pages",
         FIRST_PAGES[0]
     );
+}
+
+/// An image of a few MiB is over before much is known.
+#[test]
+fn a_small_image_is_not_lost_on_finding_the_link_out() {
+    let rates: [fn(f64) -> f64; 3] = [|_| 20.0 * MBIT, |_| 100.0 * MBIT, |_| 1000.0 * MBIT];
+    for rate in rates {
+        let world = World::new(rate);
+        let pages = 2048;
+        let fixed = EFFORTS.map(|effort| world.run(&mut Controller::fixed(effort, IN_FLIGHT), pages).0);
+        let (auto, _) = world.run(&mut world.controller(Some(pages)), pages);
+        eprintln!("{:6.0} Mbit/s: {auto:.3} s; fixed {fixed:.3?}", rate(0.0) / MBIT);
+        // What would have to be known beforehand is not asked for: that the link is slow enough for efforts that take long.
+        let [store, fast, balanced, ..] = fixed;
+        let best = store.min(fast).min(balanced);
+        assert!(auto <= (best * 1.1).max(best + 0.01), "{auto:.3} s, best fixed {best:.3} s");
+    }
 }
 
 /// The guest is read where the link is what holds it up, and enough is still to come.

@@ -59,6 +59,9 @@ pub struct Start {
     pub effort: Option<String>,
     /// MiB of a running guest's pages that may be held back because they keep changing; 16 unless said.
     pub hold_mib: Option<u64>,
+    /// The guest that QEMU sends is paused: its memory is taken in as fast as QEMU gives it, and what can wait is sent as an image is, which is
+    /// smaller. A guest that runs would be stopped for as long as that takes.
+    pub paused: bool,
 }
 
 /// Why a migration is not begun.
@@ -90,6 +93,7 @@ struct Wanted {
     references: Vec<PathBuf>,
     effort: EffortChoice,
     holding: Holding,
+    paused: bool,
 }
 
 impl Daemon {
@@ -209,13 +213,14 @@ impl Daemon {
                 limit: self.config.silence(),
             },
             holding: Holding { pages: (start.hold_mib.unwrap_or(16).min(1 << 16) << 8) as usize },
+            paused: start.paused,
             vm,
         })
     }
 
     /// Sends it, when it has its turn.
     fn send(&self, entry: &Entry, wanted: Wanted, place: Option<Place>) -> Result<Summary> {
-        let Wanted { vm, source, target, references, effort, holding } = wanted;
+        let Wanted { vm, source, target, references, effort, holding, paused } = wanted;
         // QEMU's connection comes first: it can wait for its turn, and the guest runs meanwhile.
         let source = match source {
             Source::Image(path, format) => Ready::Image(path, format),
@@ -273,6 +278,7 @@ impl Daemon {
                     snapshot: vm.snapshot.then(|| self.store.snapshot(&vm.name)),
                     scratch: self.store.scratch(),
                     holding,
+                    paused,
                 };
                 let summary = send_qemu(source, references, &sending, &on)?;
                 if vm.snapshot {

@@ -282,6 +282,10 @@ pub(crate) struct SendArgs {
     /// MiB of a running guest's pages that may be held back because they keep changing
     #[arg(long, value_name = "MiB", default_value_t = 16, requires = "qemu", value_parser = clap::value_parser!(u64).range(0..=65536))]
     pub(crate) hold: u64,
+    /// The guest is paused: take in its memory as fast as QEMU gives it, and send what can wait as an image is sent, which is smaller. A guest
+    /// that runs would be stopped for as long as that takes
+    #[arg(long, requires = "qemu")]
+    pub(crate) paused: bool,
     /// Where to
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) to: String,

@@ -95,7 +95,7 @@ fn describe(image: &MemoryImage, summary: &PackSummary, time: Duration) -> Strin
 
 /// Pages by kind, and by class for what is left; with their bytes where they were `coded`.
 pub(crate) fn kinds_table(blocks: &BlockStats, coded: bool) -> String {
-    let total: u64 = blocks.pages.iter().sum();
+    let total = blocks.delivered();
     let mut text = String::new();
     let mut line = |name: &str, pages: u64, bytes: Option<u64>| {
         let bytes = bytes.filter(|_| coded).map_or(String::new(), human::bytes);

@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use mig_engine::gpu::Beside;
-use mig_engine::qemu::{self, Coding, FromFile, Packed, RamBlock};
-use mig_engine::{CpuWorker, FormatChoice, FrameWrite, Level, Progress};
+use mig_engine::live::LateGuest;
+use mig_engine::qemu::{self, Coding, FromFile, Gather, Packed, RamBlock};
+use mig_engine::{CpuWorker, Effort, FormatChoice, FrameWrite, Level, Progress, Technique, Techniques};
 use mig_service::output::{Output, is_dash, print, stdout_file};
 use mig_service::problem::Problem;
 use mig_service::transfer::guest_sizes;
@@ -88,8 +89,8 @@ pub(crate) fn pack(
         let text = "--random-access is for images; the pages of a QEMU stream come in its own order";
         return Err(Problem::Usage(text.into()).into());
     }
-    if args.semantics.free_pages == FreePages::Zero || !args.semantics.without.is_empty() {
-        let text = "--free-pages and --without are for images; a QEMU stream is packed as it comes";
+    if args.semantics.free_pages == FreePages::Zero {
+        let text = "--free-pages is for images; a QEMU stream comes back as it was, to the byte";
         return Err(Problem::Usage(text.into()).into());
     }
     let bar = Bar::new("packing");
@@ -99,13 +100,21 @@ pub(crate) fn pack(
     let packed = pool.install(|| -> Result<Packed> {
         let sizes = guest_sizes(&stream.start);
         let references = references::for_packing(&args.references.files, &sizes, &run.cancel, None)?;
+        let without = &args.semantics.without;
+        let techniques =
+            without.iter().fold(Techniques::ALL, |techniques, &technique| techniques.without(technique));
+        let guest = LateGuest::new(references::kernel_cache());
+        let reads = techniques.has(Technique::Guest) && args.effort != Effort::Store;
         let coding = Coding {
             references: &references,
             worker: &worker,
             beside,
             level: Level::best(),
             top: args.effort,
+            techniques,
             block_pages: BLOCK_PAGES,
+            guest: reads.then_some(&guest),
+            gather: reads.then_some(Gather::ALL),
             cancel: run.cancel.clone(),
         };
         let input = FromFile(stream.input);
@@ -123,7 +132,7 @@ pub(crate) fn pack(
     if let Some(why) = &packed.opaque {
         log::warn!("a part of the stream was carried as it is: {why}");
     }
-    let pages: u64 = packed.blocks.pages.iter().sum();
+    let pages = packed.blocks.delivered();
     if args.json {
         let report = json!({
             "format": "qemu",

@@ -91,6 +91,7 @@ fn by_daemon(socket: &Path, vm: String, args: &SendArgs, run: &Run, show: &Show)
         references: args.references.files.iter().map(reference).collect::<Result<_>>()?,
         effort: Some(args.effort.name().to_owned()),
         hold_mib: args.qemu.is_some().then_some(args.hold),
+        paused: args.paused,
     };
     let sent = Client::new(socket)?.send(&start, &run.cancel, &|event| show.event(event));
     show.clear();
@@ -127,6 +128,7 @@ fn qemu(path: &Path, args: &SendArgs, sending: &Sending<'_>, run: &Run, show: &S
             snapshot: args.snapshot.clone(),
             scratch: std::env::temp_dir(),
             holding: Holding { pages: (args.hold << 8) as usize },
+            paused: args.paused,
         };
         send_qemu(source, references, sending, &|event| show.event(event))
     })

@@ -136,6 +136,7 @@ impl Incoming {
             window,
             connections: limits.connections,
             late_reference: true,
+            moved_words: true,
             have: have.is_some(),
             resume: None,
             host: Machine::here(),

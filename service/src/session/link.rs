@@ -14,6 +14,8 @@ use crate::wire::Meter;
 
 /// Fewer bytes than these delivered in an interval, and it goes on for a while.
 const FEW: u64 = 48 << 10;
+/// Seconds for which a link that has work is busy: until the next pages are coded, if those are coded at once.
+const WHILE: f64 = 0.15;
 
 /// What the link does, and the controller that follows it.
 #[derive(Debug)]
@@ -113,6 +115,7 @@ impl Link {
         log::trace!("{seen:?}: rate {:?}, {:?}", state.controller.rate(), state.controller.plan());
         state.start_interval(meter);
         outbox.set_backlog(state.controller.backlog());
+        outbox.set_takes(state.controller.rate().map_or(0.0, |rate| sent.held as f64 / rate));
     }
 
     /// Takes note of a frame that was coded.
@@ -136,6 +139,20 @@ impl Link {
         let waiting = Self::waiting(&state, &sent);
         state.waits(waiting, sent.queued);
         state.controller.choose(next, waiting)
+    }
+
+    /// Whether pages can be taken in while others wait for the link.
+    pub fn gathers(&self, gathers: bool, outbox: &Outbox<'_>) {
+        let mut state = lock(&self.state);
+        state.controller.gathers(gathers);
+        outbox.set_backlog(state.controller.backlog());
+    }
+
+    /// Whether what is not with the receiver yet keeps the link busy for a while.
+    pub fn has_work(&self, outbox: &Outbox<'_>) -> bool {
+        let state = lock(&self.state);
+        let waiting = Self::waiting(&state, &outbox.sent());
+        state.controller.rate().is_some_and(|rate| waiting as f64 >= rate * WHILE)
     }
 
     /// References are not to be used any more.

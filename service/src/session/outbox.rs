@@ -13,8 +13,12 @@ use mig_engine::live::OutFrame;
 use super::lock;
 use crate::wire::{SEGMENT, SegmentHead, WireError};
 
-/// A segment that was written this long ago, is not acknowledged and holds up the rest is sent over another connection, too.
+/// A segment that was written this long ago, is not acknowledged and holds up the rest is sent over another connection, too: on a fast link, and
+/// on the slowest.
 const LATE: Duration = Duration::from_secs(2);
+const LATEST: Duration = Duration::from_secs(10);
+/// The same, as a multiple of the time that everything on its way takes.
+const PATIENCE: f64 = 3.0;
 /// How often a connection that has nothing to do looks for late segments.
 const LOOK: Duration = Duration::from_millis(250);
 
@@ -37,6 +41,8 @@ struct State<'f> {
     queued: u64,
     /// Bytes that may be queued before frames have to wait.
     backlog: u64,
+    /// How long a segment may take.
+    late: Duration,
     next: u64,
     sent: Sent,
     /// Frames that were taken, and of those the ones of which a connection has had something: sequences below these.
@@ -119,6 +125,7 @@ impl<'f> Outbox<'f> {
             held: 0,
             queued: 0,
             backlog: window,
+            late: LATE,
             next: 0,
             sent: Sent::default(),
             taken: 0,
@@ -144,6 +151,13 @@ impl<'f> Outbox<'f> {
             state.backlog = bytes;
             self.changed.notify_all();
         }
+    }
+
+    /// Sets how long what is on its way should take at most, by the link's rate. A segment that has been on its way for some times as long is
+    /// sent once more over another connection.
+    pub fn set_takes(&self, seconds: f64) {
+        self.lock().late =
+            Duration::from_secs_f64((seconds * PATIENCE).clamp(LATE.as_secs_f64(), LATEST.as_secs_f64()));
     }
 
     /// Takes a frame; waits for room.
@@ -356,7 +370,7 @@ impl<'f> State<'f> {
     fn late(&self, connection: u32) -> Option<(u64, usize)> {
         let (&sequence, held) = self.frames.first_key_value()?;
         let is_late = |segment: &Segment| match segment {
-            Segment::With(with, since) => *with != connection && since.elapsed() > LATE,
+            Segment::With(with, since) => *with != connection && since.elapsed() > self.late,
             Segment::Queued | Segment::There => false,
         };
         held.segments.iter().position(is_late).map(|index| (sequence, index))

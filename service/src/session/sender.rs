@@ -186,6 +186,16 @@ impl<'f> Sender<'f> {
         self.link.choose(next, &self.outbox)
     }
 
+    /// Whether pages can be taken in while others wait for the link.
+    pub fn gathers(&self, gathers: bool) {
+        self.link.gathers(gathers, &self.outbox);
+    }
+
+    /// Whether the link is known to have enough to do for a while.
+    pub fn has_work(&self) -> bool {
+        self.link.has_work(&self.outbox)
+    }
+
     /// The link, for reports.
     pub fn link(&self) -> &Link {
         &self.link

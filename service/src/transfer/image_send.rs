@@ -9,7 +9,7 @@ use mig_engine::guest::Guest;
 use mig_engine::live::{self, Encoder, Introspection, LateGuest, OutFrame, Setup};
 use mig_engine::{Effort, EncodeError, Header, MemoryImage, Reference};
 
-use super::sending::{Account, Sending, Session, Watcher, What, tell_progress};
+use super::sending::{Account, EffortChoice, Sending, Session, Watcher, What, tell_progress};
 use crate::events::{Event, OnEvent, Summary};
 use crate::problem::Problem;
 use crate::wire::hello::{Complete, Content};
@@ -39,7 +39,8 @@ pub fn send_image(
         let kernels = sending.kernels.as_ref();
         let guest = match opened.top {
             Effort::Store => ReadGuest { references: agreed.clone(), ..ReadGuest::default() },
-            _ if opened.late_guest => {
+            // Over a link that may be faster than we are, only once that pays.
+            _ if opened.late_guest && sending.effort == EffortChoice::Auto => {
                 let late = Some(LateGuest::new(kernels.cloned()));
                 ReadGuest { references: agreed.clone(), guest: None, late }
             }
@@ -117,6 +118,7 @@ fn send<'f>(
         beside: sending.beside,
         level: sending.level,
         top: opened.top,
+        techniques: opened.techniques,
         cancel: sending.cancel.clone(),
     };
     let again = setup();

@@ -15,11 +15,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use mig_engine::live::{self, FlatFile, OutFrame};
+use mig_engine::live::{self, FlatFile, LateGuest, OutFrame};
 use mig_engine::qemu::{
-    Coder, Coding, Events, Holding, Input, Out, Parser, RamBlock, Record, StreamError, Transcoder,
+    Coder, Coding, Events, Gather, Holding, Input, Out, Parser, RamBlock, Record, StreamError, Transcoder,
 };
-use mig_engine::{EncodeError, Header, PageSet, Reference};
+use mig_engine::{Effort, EncodeError, Header, MemoryImage, PageSet, Reference};
 
 use super::sending::{Account, Sending, Session, Watcher, What, tell_progress};
 use super::snapshot::Snapshot;
@@ -52,6 +52,10 @@ pub struct QemuSource {
     pub scratch: PathBuf,
     /// Pages that may be held back because they keep changing.
     pub holding: Holding,
+    /// Whether the guest is paused, so that its memory can be taken in faster than the link carries it: what waits is smaller when all is
+    /// there, for what the guest says of itself. QEMU stops a guest that runs when it believes that the link carries the rest in no
+    /// time; so this would stop it for long.
+    pub paused: bool,
 }
 
 /// The stream, from QEMU's socket.
@@ -150,21 +154,46 @@ struct Batch {
     /// Sequences of its blocks.
     first: u64,
     last: u64,
-    round: u64,
-    pages: Arc<PageSet>,
-    bytes: Arc<Vec<u8>>,
+    memory: Memory,
+}
+
+/// Where a batch's pages are.
+#[derive(Clone, Debug)]
+enum Memory {
+    /// Pages of a round, and their bytes.
+    Captured(u64, Arc<PageSet>, Arc<Vec<u8>>),
+    /// All of the first round.
+    Gathered(Arc<MemoryImage>),
+}
+
+impl Memory {
+    /// Bytes that this keeps from being given back.
+    fn len(&self) -> usize {
+        match self {
+            Memory::Captured(_, _, bytes) => bytes.len(),
+            Memory::Gathered(_) => 0,
+        }
+    }
 }
 
 impl Batches {
-    /// Forgets batches whose blocks are all below `next`.
+    /// Takes one whose blocks come next.
+    fn begin(&mut self, memory: Memory) {
+        self.bytes += memory.len();
+        self.list.push_back(Batch { first: u64::MAX, last: 0, memory });
+    }
+
+    /// Forgets batches whose blocks are all below `next`; all blocks of these have been made.
     fn forget(&mut self, next: u64) {
-        while self.list.len() > 1
-            && let Some(first) = self.list.front()
-            && first.last < next
-        {
-            self.bytes -= first.bytes.len();
-            self.list.pop_front();
+        while let Some(first) = self.list.pop_front_if(|first| first.last < next) {
+            self.bytes -= first.memory.len();
         }
+    }
+
+    /// Whether so many bytes more can be kept. One batch always can; none while there is memory that it would be written to.
+    fn has_room(&self, bytes: usize) -> bool {
+        let is_gathered = self.list.iter().any(|batch| matches!(batch.memory, Memory::Gathered(_)));
+        !is_gathered && (self.bytes + bytes <= KEPT || self.list.len() < 2)
     }
 }
 
@@ -203,7 +232,7 @@ fn run(
     start: Instant,
     on: OnEvent<'_>,
 ) -> Result<(Summary, Option<FlatFile>)> {
-    let Session { sender, control, block_pages, top, .. } = session;
+    let Session { sender, control, block_pages, top, techniques, late_guest, .. } = session;
     let socket = source.socket;
     socket.set_write_timeout(Some(RETURN)).context("cannot use QEMU's socket")?;
     let back = socket.try_clone().context("cannot use QEMU's socket")?;
@@ -211,7 +240,13 @@ fn run(
     let header: Mutex<Option<Header>> = Mutex::default();
     let Sending { worker, beside, level, .. } = *sending;
     let cancel = sending.cancel.clone();
-    let coding = Coding { references, worker, beside, level, top, block_pages, cancel };
+    let guest = LateGuest::new(sending.kernels.clone());
+    let can_wait = || sender.has_work();
+    let guest = (late_guest && top != Effort::Store).then_some(&guest);
+    let gather = (source.paused && guest.is_some()).then_some(Gather { can_wait: &can_wait });
+    sender.gathers(gather.is_some());
+    let coding =
+        Coding { references, worker, beside, level, top, techniques, block_pages, guest, gather, cancel };
     let recode = |frame: &OutFrame<'static>| {
         let batch = lock(&batches)
             .list
@@ -223,10 +258,17 @@ fn run(
         };
         let header = lock(&header).clone().ok_or(EncodeError::PageSet("there is no header yet"))?;
         let setup = coding.setup(header);
-        live::alone_of_batch(&setup, batch.round, (&batch.pages, &batch.bytes), pages, frame.sequence())
+        match &batch.memory {
+            Memory::Captured(round, all, bytes) => {
+                live::alone_of_batch(&setup, *round, (all, bytes), pages, frame.sequence())
+            }
+            Memory::Gathered(image) => {
+                Ok(live::alone(&setup, &**image, 0, pages, frame.sequence())?.into_owned())
+            }
+        }
     };
     let (account, over, sent_all) = (Account::default(), AtomicBool::new(false), AtomicBool::new(false));
-    let total_pages = mig_engine::qemu::machine_of(&source.start).1.iter().map(|block| block.pages).sum();
+    let total_pages = pages_of(&source.start);
     let given_back = |bytes: &[u8]| {
         if let Err(error) = (&back).write_all(bytes) {
             log::warn!("QEMU does not take what comes back from the destination: {error}");
@@ -324,10 +366,8 @@ fn take(
             loop {
                 let mut batches = lock(batches);
                 batches.forget(sender.outbox().sent().next);
-                if batches.bytes + bytes.len() <= KEPT || batches.list.len() < 2 {
-                    batches.bytes += bytes.len();
-                    let (pages, bytes) = (pages.clone(), bytes.clone());
-                    batches.list.push_back(Batch { first: u64::MAX, last: 0, round, pages, bytes });
+                if batches.has_room(bytes.len()) {
+                    batches.begin(Memory::Captured(round, pages.clone(), bytes.clone()));
                     break;
                 }
                 drop(batches);
@@ -336,6 +376,10 @@ fn take(
                 }
                 thread::sleep(Duration::from_millis(2));
             }
+        }
+        Out::Gathered(image) => {
+            sender.gathers(false);
+            lock(batches).begin(Memory::Gathered(image.clone()));
         }
         Out::Frame(frame) => {
             if frame.pages().is_some()
@@ -348,6 +392,7 @@ fn take(
             sender.push(frame)?;
         }
         Out::Round(round, bytes) => {
+            sender.gathers(false);
             let rate = sender.link().view().rate.unwrap_or(0.0);
             let page_bytes = bytes as f64 / round.sent.max(1) as f64;
             let pending = (round.held + round.records) as f64 * page_bytes;
@@ -370,10 +415,15 @@ fn take(
     Ok(())
 }
 
+/// Pages of all blocks of RAM of this machine.
+fn pages_of(start: &[u8]) -> u64 {
+    mig_engine::qemu::machine_of(start).1.iter().map(|block| block.pages).sum()
+}
+
 /// The sizes that a memory image of this machine may have: all of its RAM, or only its main memory.
 pub fn guest_sizes(start: &[u8]) -> Vec<u64> {
     let (_, blocks) = mig_engine::qemu::machine_of(start);
-    let all: u64 = blocks.iter().map(|block| block.pages).sum();
+    let all = pages_of(start);
     [Some(all), blocks.first().map(|block| block.pages)].into_iter().flatten().collect()
 }
 

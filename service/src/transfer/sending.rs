@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use mig_engine::gpu::Beside;
 use mig_engine::live::Have;
-use mig_engine::{Cancel, Effort, KernelCache, Level, PAGE_SIZE, Reference, ScanWorker, VERSION};
+use mig_engine::{
+    Cancel, Effort, KernelCache, Level, PAGE_SIZE, Reference, ScanWorker, Technique, Techniques, VERSION,
+};
 
 use crate::controller::Controller;
 use crate::events::{Event, OnEvent, ProgressEvent, Tally};
@@ -107,7 +109,9 @@ pub(super) struct Session<'f> {
     pub(super) block_pages: u64,
     /// The highest effort that blocks can have.
     pub(super) top: Effort,
-    /// Whether the guest may be read once that pays, and its kernel announced then.
+    /// What makes blocks smaller, and the receiver knows.
+    pub(super) techniques: Techniques,
+    /// Whether the guest may be read on the way, and its kernel announced then.
     pub(super) late_guest: bool,
 }
 
@@ -142,7 +146,7 @@ impl Sending<'_> {
         let efforts: Vec<Effort> = efforts.into_iter().filter(known).collect();
         let top = efforts.last().copied().unwrap_or(Effort::Store);
         let (here, in_flight) = (Machine::here(), self.threads + 1);
-        let late_guest = welcome.late_reference && self.effort == EffortChoice::Auto;
+        let late_guest = welcome.late_reference;
         let controller = match self.effort {
             EffortChoice::Fixed(effort) => Controller::fixed(effort, in_flight),
             EffortChoice::Auto => {
@@ -150,7 +154,7 @@ impl Sending<'_> {
                 let controller = Controller::new(&efforts, cores, here.is_same(&welcome.host), in_flight);
                 match what.kind {
                     Content::Image => controller.of_image(what.pages, late_guest),
-                    // A running guest brings its pages when it likes.
+                    // QEMU brings its guest's pages when it likes.
                     Content::Qemu | Content::Live => controller,
                 }
             }
@@ -171,7 +175,11 @@ impl Sending<'_> {
         let target = self.target.clone();
         let sender = Sender::new(target, proposal, &welcome, link, self.limits, self.cancel.clone());
         let block_pages = welcome.block_pages;
-        Ok((Session { sender, control, have, block_pages, top, late_guest }, agreed, others))
+        let techniques = match welcome.moved_words {
+            true => Techniques::ALL,
+            false => Techniques::ALL.without(Technique::Relocated),
+        };
+        Ok((Session { sender, control, have, block_pages, top, techniques, late_guest }, agreed, others))
     }
 
     fn proposal(

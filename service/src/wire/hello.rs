@@ -114,6 +114,8 @@ pub struct Welcome {
     pub connections: u32,
     /// Whether it takes a reference that comes late.
     pub late_reference: bool,
+    /// Whether it knows blocks with words that moved against their base.
+    pub moved_words: bool,
     /// Whether a have message follows.
     pub have: bool,
     /// For a session that goes on.

@@ -131,7 +131,7 @@ impl Hosts {
     }
 
     /// A destination QEMU, and both of `mig`, ready for a guest from `source` to the other host.
-    fn prepare(&self, source: usize, trip: &str) -> (Machine, Mig, Mig) {
+    fn prepare(&self, source: usize, trip: &str, paused: bool) -> (Machine, Mig, Mig) {
         let machine = self.destination(trip);
         let to = 1 - source;
         let both = |end: usize| {
@@ -141,7 +141,8 @@ impl Hosts {
         let arguments = format!("receive --qemu unix:{trip}-in --listen {}:7000 {}", ADDRESSES[to], both(to));
         let receive = self.mig(to, &format!("{trip}-receive"), &arguments);
         wait_for("mig receive to listen", || receive.event("listening"));
-        (machine, self.send(source, trip, &both(source)), receive)
+        let paused = if paused { " --paused" } else { "" };
+        (machine, self.send(source, trip, &(both(source) + paused)), receive)
     }
 
     /// The same with daemons on both hosts: one is told of the destination, the other is asked to send.
@@ -200,8 +201,11 @@ impl Hosts {
         by: By,
     ) -> Result<(Machine, Mig), LostWrites> {
         let (mut there, mut send, receive) = match by {
-            By::Programs { .. } => {
-                let (there, send, receive) = self.prepare(source, trip);
+            By::Programs { paused, .. } => {
+                let (there, send, receive) = self.prepare(source, trip, paused);
+                if paused {
+                    machine.ask("stop", json!({}));
+                }
                 (there, send, Some(receive))
             }
             By::Daemons => {
@@ -211,7 +215,7 @@ impl Hosts {
         };
         let [qemu, out, stream] = ["qemu", "out", "stream"].map(|end| self.path(&format!("{trip}-{end}")));
         let tee = Tee::start(&qemu, &out, stream);
-        machine.migrate(&qemu, matches!(by, By::Programs { return_path: true }));
+        machine.migrate(&qemu, matches!(by, By::Programs { return_path: true, .. }));
         machine.wait_for_migration("completed");
         send.ends_with(0);
         if let Some(mut receive) = receive {
@@ -238,7 +242,7 @@ impl Hosts {
 #[derive(Clone, Copy)]
 enum By {
     /// `mig send` and `mig receive`.
-    Programs { return_path: bool },
+    Programs { return_path: bool, paused: bool },
     /// Two `migd`s.
     Daemons,
 }
@@ -313,7 +317,8 @@ fn there_and_back() -> Result<(), LostWrites> {
     drop(stays);
     let mut first = start("first");
 
-    let (mut second, there) = hosts.migrate(&mut first, 0, "there", By::Programs { return_path: true })?;
+    let (mut second, there) =
+        hosts.migrate(&mut first, 0, "there", By::Programs { return_path: true, paused: false })?;
     let printed = first.printed();
     wait_for_ticks(&printed, &second, 3);
     let [a, b] = ["a", "b"].map(|host| hosts.folder.read(&format!("{host}.snapshot")));
@@ -321,7 +326,7 @@ fn there_and_back() -> Result<(), LostWrites> {
     let mut connected = there.event("connected").expect("it told of the connection");
     assert_eq!(connected["references"], json!(["disk.raw"]));
 
-    let by = By::Programs { return_path: false };
+    let by = By::Programs { return_path: false, paused: false };
     let (mut third, back) = hosts.migrate(&mut second, 1, "back", by)?;
     let printed = printed + &second.printed();
     wait_for_ticks(&printed, &third, 3);
@@ -333,14 +338,19 @@ fn there_and_back() -> Result<(), LostWrites> {
     let (mut fourth, there) = hosts.migrate(&mut third, 0, "there-by-daemons", By::Daemons)?;
     let printed = printed + &third.printed();
     wait_for_ticks(&printed, &fourth, 3);
-    let (fifth, back) = hosts.migrate(&mut fourth, 1, "back-by-daemons", By::Daemons)?;
+    let (mut fifth, back) = hosts.migrate(&mut fourth, 1, "back-by-daemons", By::Daemons)?;
     let printed = printed + &fourth.printed();
     wait_for_ticks(&printed, &fifth, 3);
     connected = back.event("connected").expect("it told of the connection");
     assert_eq!(connected["references"], json!(["disk.raw", "guest.mem"]));
     assert_less_than_half(&back, &there);
     drop(daemons);
-    for trip in ["there", "back", "there-by-daemons", "back-by-daemons"] {
+
+    let by = By::Programs { return_path: true, paused: true };
+    let (sixth, _) = hosts.migrate(&mut fifth, 0, "paused", by)?;
+    let printed = printed + &fifth.printed();
+    wait_for_ticks(&printed, &sixth, 3);
+    for trip in ["there", "back", "there-by-daemons", "back-by-daemons", "paused"] {
         let socket = format!("{trip}-out");
         assert!(!Path::new(&hosts.path(&socket)).exists(), "{socket} is left behind");
     }
@@ -358,7 +368,7 @@ fn assert_less_than_half(back: &Mig, there: &Mig) {
 
 /// `migrate_cancel` in the middle.
 fn cancelled(hosts: &Hosts, machine: &mut Machine) {
-    let (there, mut send, mut receive) = hosts.prepare(0, "cancelled");
+    let (there, mut send, mut receive) = hosts.prepare(0, "cancelled", false);
     machine.ask("migrate-set-parameters", json!({ "max-bandwidth": 1 << 20 }));
     machine.migrate(&hosts.path("cancelled-out"), true);
     wait_for("some of the memory to be sent", || (machine.migration().0 > 3 << 20).then_some(()));
@@ -372,7 +382,7 @@ fn cancelled(hosts: &Hosts, machine: &mut Machine) {
 
 /// The receiver is killed in the middle.
 fn broken(hosts: &Hosts, machine: &mut Machine) {
-    let (there, mut send, mut receive) = hosts.prepare(0, "broken");
+    let (there, mut send, mut receive) = hosts.prepare(0, "broken", false);
     machine.migrate(&hosts.path("broken-out"), true);
     wait_for("some of the memory to be sent", || (machine.migration().0 > 3 << 20).then_some(()));
     receive.process.kill().expect("it runs");

@@ -114,6 +114,16 @@ pub(crate) fn all_words<L: Lanes>() -> u32 {
     (1 << L::WORDS) - 1
 }
 
+/// Asks for the cache line in which something begins: a hint, which changes nothing. On x86-64; elsewhere stable Rust has no such
+/// instruction.
+#[inline(always)]
+pub fn prefetch<T>(at: &T) {
+    #[cfg(target_arch = "x86_64")]
+    prefetch_x86(std::ptr::from_ref(at).cast());
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
+
 /// Asks for the cache line at `at`, on x86-64.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]

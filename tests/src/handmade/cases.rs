@@ -2,7 +2,7 @@
 
 mod ordered;
 
-pub use ordered::{independent_placed, ordered};
+pub use ordered::{independent_placed, moved, ordered};
 
 use super::{Block, Builder, Head, Random};
 use crate::reference::{LongMatch, PAGE, Page, What, identity};
@@ -263,5 +263,6 @@ pub fn all_cases() -> Vec<Case> {
         cases.push(ordered(zstd, zstd));
     }
     cases.push(independent_placed());
+    cases.push(moved());
     cases
 }

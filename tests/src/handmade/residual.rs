@@ -9,6 +9,8 @@ struct Residual<'a> {
     matches: &'a [LongMatch],
     address: Option<u64>,
     base: Option<&'a Page>,
+    /// Whether words that moved against it are told by how far.
+    moved: bool,
 }
 
 /// Writes the groups of a block; `residual` are the ordinals of its residual pages, `numbers` their numbers.
@@ -27,6 +29,7 @@ pub(super) fn groups(
             matches: block.matches.as_ref().map_or(&[], |all| &all[place]),
             address: addresses[place].map(|at| (at as u64).wrapping_mul(4096)),
             base: block.base_words.get(place).and_then(Option::as_ref),
+            moved: block.moved,
         })
         .collect();
     let mut groups = vec![];
@@ -67,6 +70,7 @@ fn packed(pages: &[&Residual<'_>]) -> Vec<u8> {
             let base = page.base.map_or(&[0; 8][..], |base| &base[word as usize * 8..][..8]);
             if !is_covered(word, page.matches) && (bytes != base || word % 64 == 5) {
                 match page.address {
+                    None if page.moved && page.base.is_some() => words.extend(moved(bytes, base)),
                     None => words.extend(bytes),
                     Some(address) => words.extend(exchanged(bytes, address, word)),
                 }
@@ -76,6 +80,28 @@ fn packed(pages: &[&Residual<'_>]) -> Vec<u8> {
         masks.extend(mask);
     }
     [words, masks].concat()
+}
+
+/// The word that stands for a literal of a page whose base has another word there. Pointers and distances change places, so it is the literal
+/// for the word, too.
+fn moved(literal: &[u8], base: &[u8]) -> [u8; 8] {
+    let signed = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word.copy_from_slice(bytes);
+        i128::from(i64::from_le_bytes(word))
+    };
+    let pointers = [-(1_i128 << 47)..0, 1 << 32..1 << 47];
+    let is_pointer = |word: i128| pointers.iter().any(|range| range.contains(&word));
+    let (literal, base, told) = (signed(literal), signed(base), -(0x7fff_i128 << 48));
+    let is_distance = |distance: i128| distance != 0 && distance % 4096 == 0;
+    let stored = if is_pointer(base) && is_pointer(literal) && is_distance(literal - base) {
+        told + (literal - base)
+    } else if is_pointer(base) && is_distance(literal - told) && is_pointer(base + (literal - told)) {
+        base + (literal - told)
+    } else {
+        literal
+    };
+    (stored as u64).to_le_bytes()
 }
 
 /// The word that stands for a literal of a page at `address`. Distances from the page's own words and those words

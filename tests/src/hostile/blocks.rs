@@ -69,8 +69,13 @@ pub(super) fn all() -> Vec<Hostile> {
         ),
         bad(
             "block-flags",
-            Meta { rest: vec![16, 0], ..Meta::zeros() }.stream(4, &[]),
+            Meta { rest: vec![32, 0], ..Meta::zeros() }.stream(4, &[]),
             "block flags: unknown flags",
+        ),
+        bad(
+            "moved-without-bases",
+            Meta { rest: vec![16, 0], ..Meta::zeros() }.stream(4, &[]),
+            "block flags: words that moved, and no bases",
         ),
         bad(
             "block-with-more",

@@ -46,6 +46,8 @@ pub struct BlockView {
     pub addresses: Vec<Option<u64>>,
     /// The base of each residual page that has one, as space and word address; empty if flag bit 3 is not set.
     pub bases: Vec<Option<(u64, u64)>>,
+    /// Whether words that moved against those are told by how far.
+    pub has_moved: bool,
     /// The groups of literals.
     pub groups: Vec<GroupView>,
     /// The long matches of each residual page; empty until the data part is read.
@@ -158,8 +160,12 @@ impl<'a> Block<'a> {
         let residual: Vec<u64> = (0..set.pages).filter(|&o| whats[o as usize] == What::Residual).collect();
 
         let flags = cursor.u8("block flags")?;
-        if flags > 15 {
+        if flags > 31 {
             return Err(format!("block flags: {flags:#x} has unknown bits"));
+        }
+        let has_moved = flags & 16 != 0;
+        if has_moved && flags & 8 == 0 {
+            return Err(format!("block flags: {flags:#x} has moved words without bases"));
         }
         let (has_matches, has_checks) = (flags & 1 != 0, flags & 2 != 0);
         let (has_addresses, has_bases) = (flags & 4 != 0, flags & 8 != 0);
@@ -258,6 +264,7 @@ impl<'a> Block<'a> {
             has_checks,
             addresses,
             bases,
+            has_moved,
             groups: views,
             matches: Vec::new(),
         };

@@ -55,6 +55,23 @@ fn exchanged(stored: u64, address: u64, word: u64) -> u64 {
     }
 }
 
+/// The literal that a stored word of a page stands for whose base has `b` there, in a block with moved words; `t` as the document has it.
+fn moved(stored: u64, b: u64) -> u64 {
+    let t = 0x8001_0000_0000_0000_u64;
+    let is_pointer = |word: u64| (1 << 32..1 << 47).contains(&word) || word >= 0xffff_8000_0000_0000;
+    let is_distance = |word: u64| word != 0 && word.is_multiple_of(4096);
+    let (away, told) = (stored.wrapping_sub(b), stored.wrapping_sub(t));
+    if !is_pointer(b) {
+        stored
+    } else if is_pointer(stored) && is_distance(away) {
+        t.wrapping_add(away)
+    } else if is_distance(told) && is_pointer(b.wrapping_add(told)) {
+        b.wrapping_add(told)
+    } else {
+        stored
+    }
+}
+
 impl Block<'_> {
     /// For each group, which residual pages (as places among these) it holds.
     fn group_pages(&self) -> Vec<Vec<usize>> {
@@ -191,10 +208,12 @@ impl Block<'_> {
             Some(base) => base_words(base, guest)?,
             None => vec![0; WORDS as usize],
         };
+        let is_moved = self.view.has_moved && self.base(place).is_some();
         for (number, word) in words.iter().enumerate() {
             let literal = match (word, self.address(place)) {
                 (Word::Covered, _) => continue,
                 (Word::Absent, _) => base[number],
+                (Word::Stored(stored), None) if is_moved => moved(*stored, base[number]),
                 (Word::Stored(stored), None) => *stored,
                 (Word::Stored(stored), Some(address)) => exchanged(*stored, address, number as u64),
             };

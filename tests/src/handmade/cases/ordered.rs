@@ -307,3 +307,53 @@ pub fn independent_placed() -> Case {
     let references = references.into_iter().map(Some).collect();
     Case { name: "independent with places", stream: builder.finish(), references, file: truth.concat() }
 }
+
+/// Pages whose pointers moved against what they are like: all by one distance, by several, to the ends of where pointers can be, and words that
+/// look like distances.
+pub fn moved() -> Case {
+    let file = |i: u64| match i % 7 {
+        0 => 0x1_8000_0000 + 24 * i,
+        1 => 0x7f12_3456_7000 + i,
+        2 => 0xffff_8881_0000_0040 + 64 * i,
+        3 => i,
+        4 => 1 << 32,
+        5 => u64::MAX,
+        _ => TAG + (i << 12),
+    };
+    let disk: Vec<u8> = (0..BLOCKS * 512).flat_map(|i| file(i).to_le_bytes()).collect();
+    let references = [disk.clone(), disk.clone()];
+    let base = words_from(&disk, 700);
+    let changed = |page: &Page, change: &dyn Fn(u64, u64) -> u64| {
+        let mut out = ZERO;
+        for ((to, from), i) in out.chunks_exact_mut(8).zip(page.chunks_exact(8)).zip(0..) {
+            let mut word = [0; 8];
+            word.copy_from_slice(from);
+            to.copy_from_slice(&change(i, u64::from_le_bytes(word)).to_le_bytes());
+        }
+        out
+    };
+    let borders = [0, 1, 1 << 32, (1 << 32) - 4096, 1 << 47, (1 << 47) - 4096, 0xffff_8000_0000_0000, TAG];
+    let truth = [
+        changed(&base, &|_, word| word.wrapping_add(0x7ffd_0000_0000)),
+        changed(&base, &|i, word| if i % 3 == 0 { word } else { word.wrapping_sub(i << 12) }),
+        changed(&base, &|i, word| borders[i as usize % 8].wrapping_add(word % 4096)),
+        changed(&base, &|i, word| TAG.wrapping_add(word).wrapping_sub(borders[i as usize % 8])),
+        changed(&base, &|i, _| TAG.wrapping_add((i << 12).wrapping_sub(256 << 12))),
+        changed(&ZERO, &|i, _| 0x5555_0000_0000 + i),
+    ];
+    let mut builder = Builder::new(head(6, &references));
+    builder.block(&Block {
+        ranges: vec![(0, 6)],
+        runs: vec![(6, What::Residual)],
+        truth: truth.to_vec(),
+        classes: vec![12; 6],
+        addresses: Some(vec![Places::none(5), Places::onward(1, 0, 0x5_5550_0000)]),
+        bases: Some([vec![Places::onward(1, 1, 700); 5], vec![Places::none(1)]].concat()),
+        base_words: [vec![Some(base); 5], vec![None]].concat(),
+        moved: true,
+        zstd: true,
+        ..Block::default()
+    });
+    let references = references.into_iter().map(Some).collect();
+    Case { name: "moved", stream: builder.finish(), references, file: truth.concat() }
+}
