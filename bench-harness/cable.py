@@ -6,7 +6,7 @@
 As root on Linux, with iproute2, gzip and zstd. MIG is a release build of `mig`. Each contender runs as it is, a process at each end (mig:
 `mig send` and `mig receive`, with TLS); the others are `PROGRAM < FILE` onto a TCP connection and its decoder from there. Contenders take turns.
 Time is from the start of the sender until the receiver's file is complete, which is then compared. Bytes are those that left the sending interface,
-with headers. Memory is the peak of what is private to a process (RssAnon): mapped files are not in it. Outputs are written to /dev/shm, so that no disk is measured.
+with headers. References have their index (`mig index`, made here first, beside them). Memory is the peak of what is private to a process (RssAnon): mapped files are not in it. Outputs are written to /dev/shm, so that no disk is measured.
 """
 
 import argparse
@@ -198,6 +198,8 @@ def main():
     }
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder, Cable() as cable:
         must(arguments.mig, "keys", f"{folder}/keys", f"a={ADDRESSES[0]}", f"b={ADDRESSES[1]}")
+        for path in arguments.reference:
+            must(arguments.mig, "index", path)
         for rate in arguments.rate or ["100mbit", "1gbit", "10gbit"]:
             cable.shape(rate)
             runs = {name: [] for name in names}

@@ -54,6 +54,14 @@ impl Goal {
         Goal { what, got: human::percent(got), verdict: Verdict::of(got <= most) }
     }
 
+    /// A time in seconds, as a multiple of another, which must not be above `most`, unless it is no more than `same` seconds longer.
+    pub(crate) fn time_at_most(what: &str, got: f64, other: f64, most: f64, same: f64) -> Self {
+        let ratio = got / other;
+        let what = format!("{what} <= {} (or {} s more)", trim(most), trim(same));
+        let verdict = Verdict::of(ratio <= most || got - other <= same);
+        Goal { what, got: human::number(ratio), verdict }
+    }
+
     /// Whether it was measured and met.
     pub(crate) fn is_met(&self) -> bool {
         self.verdict == Verdict::Pass
@@ -96,6 +104,9 @@ mod tests {
         assert_eq!(Goal::at_least("store", &got, 5.1, " GB/s").verdict, Verdict::Fail);
         assert_eq!(Goal::at_most("bytes", 0.3, 0.3, "").verdict, Verdict::Pass);
         assert_eq!(Goal::at_most("bytes", 0.31, 0.3, "").verdict, Verdict::Fail);
+        assert_eq!(Goal::time_at_most("auto", 1.2, 1.1, 1.05, 0.01).verdict, Verdict::Fail);
+        assert_eq!(Goal::time_at_most("auto", 0.012, 0.004, 1.05, 0.01).verdict, Verdict::Pass);
+        assert_eq!(Goal::time_at_most("auto", 10.4, 10.0, 1.05, 0.01).verdict, Verdict::Pass);
         let share = Goal::share_at_most("balanced, of gzip -6", 0.2751, 0.275);
         assert_eq!((share.what.as_str(), share.verdict), ("balanced, of gzip -6 <= 27.5 %", Verdict::Fail));
     }

@@ -9,8 +9,8 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use mig_engine::reference::{BLOCK_SIZE, BlockSource, DiskRun, Index};
-use mig_engine::{Level, Page, Reference};
+use mig_engine::reference::{BLOCK_SIZE, BlockSource, DiskRun, Identity, Index, IndexBuilder, SourceTie};
+use mig_engine::{Level, Page, Reference, fingerprints};
 use mig_simd::{PageRecord, page_scan};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ use crate::goal::Goal;
 use crate::human;
 use crate::measure::{Cost, Samples, Timing, timed};
 use crate::provenance::Provenance;
-use crate::references::{build_index, warm};
+use crate::references::warm;
 use crate::report::{Report, Table};
 use crate::run::{Run, Steps};
 
@@ -152,6 +152,16 @@ pub(crate) fn run(args: &IndexArgs, run: &Run) -> Result<()> {
             .into(),
     ];
     report.finish(&figures, &args.output)
+}
+
+/// Builds an index on the current rayon pool, tied to what the reference holds.
+fn build_index(reference: &Reference, level: Level, run: &Run) -> Result<Index> {
+    let need = reference.need();
+    let tie = SourceTie::new(Identity(u128::from_le_bytes(need.identity)), need.blocks, &[]);
+    let builder = IndexBuilder::new().cancel(run.cancel.flag());
+    let index = builder.build(reference.source(), tie, &fingerprints(level));
+    run.check()?;
+    Ok(index?)
 }
 
 /// Bytes of blocks that are not holes.

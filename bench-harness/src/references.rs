@@ -6,8 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use mig_engine::map::{FileMap, data_extents};
-use mig_engine::reference::{DiskImage, Identity, Index, IndexBuilder, SourceTie};
-use mig_engine::{Header, KernelCache, Level, Reference, Resolved, fingerprints};
+use mig_engine::reference::{DiskImage, Index, Samples};
+use mig_engine::{Header, KernelCache, Level, Reference, Resolved};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use serde::Serialize;
 
@@ -37,7 +37,7 @@ pub(crate) struct BuiltIndex {
     pub(crate) blocks: u64,
     /// Different blocks in the index.
     pub(crate) distinct: u64,
-    /// Bytes of the index file.
+    /// Bytes of its files.
     pub(crate) index_bytes: u64,
     /// Seconds that building it took, once.
     pub(crate) build_seconds: f64,
@@ -63,17 +63,24 @@ impl References {
             let context = || format!("cannot use {} as a reference", path.display());
             refuse_packed(path)?;
             warm(path).with_context(context)?;
-            let reference = Reference::open(path, pages).with_context(context)?;
-            let (index, cost) = timed(|| build_index(&reference, level, run)).with_context(context)?;
+            let mut reference = Reference::open(path, pages).with_context(context)?;
+            let (built, cost) = timed(|| Ok(reference.build_index(level, &run.cancel)))?;
+            run.check()?;
+            built.with_context(context)?;
             let index_path = folder.join(format!("{number}.migidx"));
+            let index = reference.index().with_context(context)?;
             index.save(&index_path)?;
+            let samples = reference.samples();
+            if let Some(samples) = samples {
+                samples.save(&samples_of(&index_path))?;
+            }
             let need = reference.need();
             references.built.push(BuiltIndex {
                 name: need.name.clone(),
                 kind: need.kind.name(),
                 blocks: need.blocks,
                 distinct: index.distinct(),
-                index_bytes: index.file_len(),
+                index_bytes: index.file_len() + samples.map_or(0, Samples::file_len),
                 build_seconds: cost.wall,
             });
             references.paths.push(path.clone());
@@ -87,6 +94,12 @@ impl References {
         for (reference, index) in self.paths.iter().zip(&self.indexes) {
             command.arg("--reference").arg(reference).arg("--index").arg(index);
         }
+    }
+
+    /// The files of their indexes, and of the samples that belong to these.
+    pub(crate) fn index_files(&self) -> impl Iterator<Item = PathBuf> {
+        let samples = self.indexes.iter().map(|index| samples_of(index)).filter(|samples| samples.exists());
+        self.indexes.iter().cloned().chain(samples)
     }
 
     /// Opens them with their indexes, to pack with.
@@ -116,11 +129,21 @@ impl References {
 pub(crate) fn open(paths: &[PathBuf], indexes: &[PathBuf], pages: u64) -> Result<Vec<Reference>> {
     let open = |(path, index): (&PathBuf, &PathBuf)| -> Result<Reference> {
         let mut reference = Reference::open(path, pages)?;
-        reference.set_index(Index::load(index)?);
+        let samples = samples_of(index);
+        let index = Index::load(index)?;
+        if samples.exists() {
+            reference.set_samples(Samples::open(&samples, index.tie())?);
+        }
+        reference.set_index(index);
         Ok(reference)
     };
     let pairs = paths.iter().zip(indexes);
     pairs.map(|pair| open(pair).with_context(|| format!("cannot open {}", pair.0.display()))).collect()
+}
+
+/// Where the samples are that belong to a disk's index.
+fn samples_of(index: &Path) -> PathBuf {
+    index.with_extension("migsmp")
 }
 
 /// Opens those of the files that a stream needs.
@@ -137,16 +160,6 @@ pub(crate) fn resolve(paths: &[PathBuf], header: &Header) -> Result<Vec<Option<R
         anyhow::bail!("reference {name} was there for packing, and is not for unpacking");
     }
     Ok(resolved.references)
-}
-
-/// Builds an index on the current rayon pool, tied to what the reference holds.
-pub(crate) fn build_index(reference: &Reference, level: Level, run: &Run) -> Result<Index> {
-    let need = reference.need();
-    let tie = SourceTie::new(Identity(u128::from_le_bytes(need.identity)), need.blocks, &[]);
-    let builder = IndexBuilder::new().cancel(run.cancel.flag());
-    let index = builder.build(reference.source(), tie, &fingerprints(level));
-    run.check()?;
-    Ok(index?)
 }
 
 /// A file, or the files that it is made of: those of a disk image.

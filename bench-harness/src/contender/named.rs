@@ -83,7 +83,7 @@ pub(crate) enum Chosen {
 
 /// The beginning of every name is one of these.
 const NAMES: &str = "memcpy, memory read, raw, gzip -6, zlib-rs -6, zstd -N, zstd -N --long, zstd program -N, zero pages, zstd -N, \
-                     lz4, xz -N, makedumpfile -c, qemu, qemu multifd N, the latter with \", zlib\" or \", zstd\", \"qemu, mig\", \
+                     lz4, xz -N, makedumpfile -c, qemu, qemu multifd N, the latter with \", zlib\" or \", zstd\", \"qemu, mig\", \"qemu, mig --paused\", \
                      mig store|fast|balanced|dense|max|auto, each mig with \", no reference\", \", no guest\" (or another technique), \
                      \", scalar|avx2|avx512|neon|gpu\" after it";
 
@@ -317,6 +317,7 @@ mod tests {
             ("qemu multifd 2", Nature::Peer),
             ("qemu multifd 4, zstd", Nature::Peer),
             ("qemu, mig", Nature::Less),
+            ("qemu, mig --paused", Nature::Less),
             ("mig auto", Nature::Auto),
             ("mig auto, no reference", Nature::Less),
             ("mig balanced", Nature::Fixed(Effort::Balanced)),

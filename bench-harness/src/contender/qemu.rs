@@ -53,6 +53,8 @@ pub(crate) struct How {
     pub(crate) compression: Option<&'static str>,
     /// Through `mig send` and `mig receive`.
     pub(crate) mig: bool,
+    /// `mig send` is told that the guest is paused.
+    pub(crate) paused: bool,
 }
 
 impl fmt::Display for How {
@@ -64,17 +66,22 @@ impl fmt::Display for How {
         if let Some(compression) = self.compression {
             write!(f, ", {compression}")?;
         }
-        if self.mig { f.write_str(", mig") } else { Ok(()) }
+        if self.mig {
+            f.write_str(", mig")?;
+        }
+        if self.paused { f.write_str(" --paused") } else { Ok(()) }
     }
 }
 
 impl How {
-    /// From what follows `qemu` in a name: ``, ` multifd 2`, ` multifd 2, zstd`, `, mig`.
+    /// From what follows `qemu` in a name: ``, ` multifd 2`, ` multifd 2, zstd`, `, mig`,
+    /// `, mig --paused`.
     pub(super) fn parse(text: &str) -> Option<Self> {
-        let none = How { channels: None, compression: None, mig: false };
+        let none = How { channels: None, compression: None, mig: false, paused: false };
         match text {
             "" => return Some(none),
             ", mig" => return Some(How { mig: true, ..none }),
+            ", mig --paused" => return Some(How { mig: true, paused: true, ..none }),
             _ => {}
         }
         let mut words = text.strip_prefix(" multifd ")?.split(", ");
@@ -85,7 +92,7 @@ impl How {
             Some("zstd") => Some("zstd"),
             Some(_) => return None,
         };
-        words.next().is_none().then_some(How { channels: Some(channels), compression, mig: false })
+        words.next().is_none().then_some(How { channels: Some(channels), compression, ..none })
     }
 }
 
@@ -486,6 +493,9 @@ impl<'t> Trip<'t> {
             &here.to_string(),
         ]);
         send.args(["--wait", "10"]);
+        if self.how.paused {
+            send.arg("--paused");
+        }
         both(&mut send, "near");
         self.spawn(0, false, send)?;
         let until = Instant::now() + PATIENCE;

@@ -8,7 +8,7 @@ use mig_engine::image::WriteAs;
 use mig_engine::live::{self, Applied, Decoder, Encoder, Introspection, LateGuest, Setup};
 use mig_engine::{
     Cancel, CpuWorker, DecodeLimits, Effort, FileStore, FrameRead, FrameReader, Header, MemoryImage,
-    PAGE_SIZE, Reference,
+    PAGE_SIZE, Reference, Techniques,
 };
 
 use super::Subject;
@@ -84,6 +84,7 @@ impl Session {
             beside: &self.beside,
             level: subject.level,
             top,
+            techniques: Techniques::ALL,
             cancel: self.cancel.clone(),
         })?;
         work(&mut encoder)

@@ -65,7 +65,7 @@ impl Whole {
         for path in std::iter::once(image).chain(references.paths.iter().map(AsRef::as_ref)) {
             evict(path).with_context(|| format!("cannot drop {} from the page cache", path.display()))?;
         }
-        references.indexes.iter().try_for_each(|index| evict(index))?;
+        references.index_files().try_for_each(|file| evict(&file))?;
         let Some(cold) = run()? else { return Ok(None) };
         Ok(Some(Whole {
             warm: warm.cost,
