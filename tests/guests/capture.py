@@ -2,7 +2,7 @@
 """Boot a test guest under QEMU, wait until it says that it is ready, and save its memory in several forms.
 
   capture.py OUT --kernel FILE --initrd FILE [--disk FILE] [--memory MIB] [--qemu PROGRAM] [--machine M] [--cpu C]
-                 [--console TTY] [--limit SECONDS]
+                 [--console TTY] [--limit SECONDS] [--writable]
 
 What it leaves in the folder OUT, which it makes:
 
@@ -91,6 +91,7 @@ def main():
     parser.add_argument("--console", default="ttyS0")
     parser.add_argument("--append", default="")
     parser.add_argument("--limit", type=int, default=120)
+    parser.add_argument("--writable", action="store_true", help="the guest writes to its disk")
     a = parser.parse_args()
     shutil.rmtree(a.out, ignore_errors=True)
     os.makedirs(a.out)
@@ -107,7 +108,7 @@ def main():
         "-serial", "file:" + path("console"), "-qmp", "unix:qmp,server=on,wait=off",
     ]
     if a.disk:
-        disk = "file=%s,format=raw,if=virtio,cache=writeback,readonly=on" % os.path.abspath(a.disk)
+        disk = "file=%s,format=raw,if=virtio,cache=writeback,readonly=%s" % (os.path.abspath(a.disk), "off" if a.writable else "on")
         args += ["-drive", disk]
     start = time.time()
     # A socket's path may not be long, so QEMU runs in the folder.

@@ -6,8 +6,8 @@
 # WHAT is a suite such as bookworm: the kernel that its linux-image-amd64 stands for; or `newest`: the highest version that any suite
 # has; or a version such as 6.17: the highest release of it. With :cloud behind it, the cloud flavour; with :large, in a guest
 # whose memory is split around 4 GiB; with :la57, on a CPU with five levels of page tables; with :arm64, the one for 64-bit ARM,
-# which makedumpfile for other machines does not read. Without any, what CI runs; `all` is
-# every version that can be had. In OUT there will be a folder for each guest, with its memory, its disk and its kernel.
+# which makedumpfile for other machines does not read; with :wine, in a guest that also runs Windows programs, with Debian's Wine. Without any,
+# what CI runs; `all` is every version that can be had. In OUT there will be a folder for each guest, with its memory, its disk and its kernel.
 #
 # As root, without input, on Debian 12 with apt sources for bookworm: packages come from the mirror that those name, with lists in
 # OUT/.work and not in the system's. Installs what it needs. Afterwards makedumpfile counts the pages of each guest.
@@ -19,7 +19,7 @@ shift
 work=$out/.work
 suites_arm64=(trixie)
 suites=(bullseye bookworm bookworm-backports trixie trixie-backports sid experimental)
-ci=(bullseye bookworm bookworm-backports trixie trixie:large trixie:arm64 newest newest:la57 newest:cloud)
+ci=(bullseye bookworm bookworm-backports trixie trixie:large trixie:arm64 trixie:wine newest newest:la57 newest:cloud)
 # What trixie-backports went through, and the same again in other guests.
 others=(bullseye:large bookworm:la57 bookworm:cloud 6.16 6.17 6.18 6.19 7.0 7.1 7.2 newest:large experimental)
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
@@ -121,8 +121,48 @@ make_disk() {
     mkdir -p "$root/boot" "$root/files"
     "$work/init-amd64" "$root/files"
     find "$kernel" -name 'vmlinuz*' -exec cp {} "$root/boot/vmlinuz-$release" \;
-    truncate -s 64M "$disk"
+    [ "$how" != :wine ] || cp -a "$work/wine" "$root/wine"
+    truncate -s "$(($(du -sm "$root" | cut -f1) * 9 / 8 + 64))M" "$disk"
     mke2fs -q -t ext4 -b 4096 -d "$root" "$disk"
+}
+
+# Makes a folder with Debian's Wine, what it needs to run Windows programs without a screen, and what it keeps for a user.
+make_wine() {
+    local root=$work/wine package lib=usr/lib/x86_64-linux-gnu/wine/x86_64-windows
+    local system=$root/home/.wine/drive_c/windows/system32
+    mkdir -p "$root"/{dev,home,proc,tmp,usr/lib64} "$work/debs"
+    ln -s usr/lib usr/lib64 "$root"
+    for package in wine64 libwine libz-mingw-w64 libc6 libgcc-s1 libunwind8 liblzma5; do
+        (cd "$work/debs" && with_lists apt-get download "$package/trixie" >/dev/null)
+    done
+    for package in "$work"/debs/*.deb; do
+        dpkg-deb -x "$package" "$root"
+        rm "$package"
+    done
+    # The only library that is not of Wine itself; the packages' scripts put it there.
+    mv "$root/usr/x86_64-w64-mingw32/lib/zlib1.dll" "$root/$lib"
+    rm -rf "$root"/usr/*-mingw32* "$root/usr/share/doc" "$root/usr/share/man"
+    # Mounts go with who made them.
+    unshare -m bash -eu -s "$root" "$root/$lib/zlib1.dll" "$system" >"$work/wine.log" 2>&1 <<'END' || { tail "$work/wine.log" >&2; exit 1; }
+mount -t proc proc "$1/proc"
+mount --bind /dev "$1/dev"
+run() {
+    env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/home WINESERVER=/usr/lib/wine/wineserver64 WINEDEBUG=-all \
+        WINEDLLOVERRIDES="mscoree,mshtml=" timeout 60 chroot "$1" /usr/lib/wine/"${@:2}" </dev/null
+}
+# It complains of what is not there for programs of 32 bits.
+run "$1" wine64 wineboot --init || true
+cp "$2" "$3"
+# Windows that nobody sees.
+run "$1" wine64 reg add 'HKCU\Software\Wine\Drivers' /v Graphics /d null
+# All of its programs end, and it writes down what they set.
+run "$1" wineserver64 -k || true
+run "$1" wineserver64 -w
+END
+    # Copies of its libraries, which the system has already.
+    find "$system" -maxdepth 1 -type f | while read -r package; do
+        ! cmp -s "$package" "$root/$lib/${package##*/}" || ln -sf "/$lib/${package##*/}" "$package"
+    done
 }
 
 # The newest makedumpfile that there is, with the libraries that it needs: each release learns to read newer kernels.
@@ -151,15 +191,20 @@ capture() {
         flavour=arm64 architecture=arm64
         options=(--qemu qemu-system-aarch64 --machine virt --cpu cortex-a72 --console ttyAMA0 --memory 384)
         ;;
+    :wine)
+        # Wine returns to its programs by `iret`, which QEMU 7.2 takes for an access of the kernel's to what is theirs.
+        options=(--memory 512 --limit 400 --writable --cpu "max,la57=off,smap=off")
+        [ -d "$work/wine" ] || make_wine
+        ;;
     "") ;;
-    *) echo "$1: none of :cloud, :large, :la57 and :arm64" >&2; exit 2 ;;
+    *) echo "$1: none of :cloud, :large, :la57, :arm64 and :wine" >&2; exit 2 ;;
     esac
     release=$(release_of "$what" "$flavour")
     [ -n "$release" ] || { echo "$what: no such kernel" >&2; exit 1; }
     kernel=$work/kernels/$release
     [ -d "$kernel" ] || fetch_kernel "$release" "$kernel"
     case $how in
-    :large | :la57) to=$out/$release-${how#:} ;;
+    :large | :la57 | :wine) to=$out/$release-${how#:} ;;
     *) to=$out/$release ;; # the release says it
     esac
     mkdir -p "$to"

@@ -13,6 +13,7 @@
 pub mod captured;
 pub mod compare;
 pub mod engine;
+pub mod executable;
 pub mod golden;
 pub mod guests;
 pub mod handmade;

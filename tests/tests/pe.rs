@@ -3,122 +3,47 @@
 //!
 //! A constructed file always; real ones if `MIG_PE` names a folder of them, such as where Debian's libwine has its. `MIG_REQUIRE=pe` fails without.
 
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
+use ext4_view::Ext4;
+use mig_engine::guest::{Guest, GuestClass, find_notes};
 use mig_engine::{Effort, Packer, Technique};
+use mig_tests::captured::{self, Captured};
 use mig_tests::engine::{References, open_image, pack_image, packer};
+use mig_tests::executable::Executable;
 use mig_tests::handmade::Random;
 use mig_tests::reference::PAGE;
 use mig_tests::{compare, requires, sample};
-use object::pe::{IMAGE_REL_BASED_DIR64, IMAGE_REL_BASED_HIGHLOW, ImageNtHeaders32, ImageNtHeaders64};
-use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, PeFile};
 
-/// An executable file, as far as its loader needs it.
-struct Executable {
-    name: String,
-    file: Vec<u8>,
-    /// Where it would like to be loaded.
-    base: u64,
-    /// Bytes of the loaded image.
-    size: usize,
-    /// Address in the image, place in the file, and length of each section, headers first.
-    sections: Vec<(usize, usize, usize)>,
-    /// Addresses of the pointers that change with the base, and their lengths.
-    relocations: Vec<(usize, usize)>,
-}
-
-impl Executable {
-    /// What a loader makes of it at another address.
-    fn load(&self, at: u64) -> Vec<u8> {
-        let mut image = vec![0; self.size.next_multiple_of(PAGE)];
-        for &(address, place, len) in &self.sections {
-            image[address..address + len].copy_from_slice(&self.file[place..place + len]);
-        }
-        let delta = at.wrapping_sub(self.base);
-        for &(address, len) in &self.relocations {
-            let mut pointer = [0; 8];
-            pointer[..len].copy_from_slice(&image[address..address + len]);
-            let moved = u64::from_le_bytes(pointer).wrapping_add(delta).to_le_bytes();
-            image[address..address + len].copy_from_slice(&moved[..len]);
-        }
-        image
-    }
-
-    /// Reads a PE file of either width; `None` for what is none.
-    fn parse(path: &Path) -> Option<Self> {
-        let file = std::fs::read(path).ok()?;
-        let name = path.file_name()?.to_string_lossy().into_owned();
-        Self::parse_as::<ImageNtHeaders64>(&name, &file)
-            .or_else(|| Self::parse_as::<ImageNtHeaders32>(&name, &file))
-    }
-
-    fn parse_as<H: ImageNtHeaders>(name: &str, file: &[u8]) -> Option<Self> {
-        let parsed: PeFile<'_, H> = PeFile::parse(file).ok()?;
-        let optional = parsed.nt_headers().optional_header();
-        let size = optional.size_of_image() as usize;
-        let mut sections = vec![(0, 0, optional.size_of_headers() as usize)];
-        for section in parsed.section_table().iter() {
-            let number = |field: object::U32<object::LittleEndian>| field.get(object::LittleEndian) as usize;
-            let len = number(section.size_of_raw_data).min(number(section.virtual_size));
-            sections.push((number(section.virtual_address), number(section.pointer_to_raw_data), len));
-        }
-        let fits = |&(address, place, len): &(usize, usize, usize)| {
-            address + len <= size && place + len <= file.len()
+/// One of two sections: code, which does not change, and constants with tables of pointers between them.
+fn constructed() -> Executable {
+    const CODE: usize = 30 * PAGE + 512;
+    const DATA: usize = 9 * PAGE + 1000;
+    let base = 0x1_8000_0000;
+    let mut random = Random::new(5);
+    let mut file: Vec<u8> = (0..1024).map(|_| random.word() as u8).collect();
+    file.extend(&sample::disk()[300 * PAGE + 8..][..CODE]);
+    let place = file.len();
+    let (code, data) = (PAGE, (PAGE + CODE).next_multiple_of(PAGE));
+    let mut relocations = Vec::new();
+    for at in (0..DATA).step_by(8) {
+        // A quarter of each KiB is a table.
+        let word = if at % 1024 >= 768 {
+            relocations.push((data + at, 8));
+            base + PAGE as u64 + u64::from(random.word() as u16)
+        } else {
+            random.word()
         };
-        let mut relocations = Vec::new();
-        let mut blocks =
-            parsed.data_directories().relocation_blocks(file, &parsed.section_table()).ok()??;
-        while let Some(block) = blocks.next().ok()? {
-            for relocation in block {
-                let len = match relocation.typ {
-                    IMAGE_REL_BASED_DIR64 => 8,
-                    IMAGE_REL_BASED_HIGHLOW => 4,
-                    _ => continue,
-                };
-                relocations.push((relocation.virtual_address as usize, len));
-            }
-        }
-        let inside = relocations.iter().all(|(address, len)| address + len <= size);
-        let (name, file, base) = (name.to_owned(), file.to_vec(), optional.image_base());
-        (inside && sections.iter().all(fits)).then_some(Executable {
-            name,
-            file,
-            base,
-            size,
-            sections,
-            relocations,
-        })
+        file.extend(word.to_le_bytes());
     }
-
-    /// One of two sections: code, which does not change, and constants with tables of pointers between them.
-    fn constructed() -> Self {
-        const CODE: usize = 30 * PAGE + 512;
-        const DATA: usize = 9 * PAGE + 1000;
-        let base = 0x1_8000_0000;
-        let mut random = Random::new(5);
-        let mut file: Vec<u8> = (0..1024).map(|_| random.word() as u8).collect();
-        file.extend(&sample::disk()[300 * PAGE + 8..][..CODE]);
-        let place = file.len();
-        let (code, data) = (PAGE, (PAGE + CODE).next_multiple_of(PAGE));
-        let mut relocations = Vec::new();
-        for at in (0..DATA).step_by(8) {
-            // A quarter of each KiB is a table.
-            let word = if at % 1024 >= 768 {
-                relocations.push((data + at, 8));
-                base + PAGE as u64 + u64::from(random.word() as u16)
-            } else {
-                random.word()
-            };
-            file.extend(word.to_le_bytes());
-        }
-        Executable {
-            name: "constructed".into(),
-            size: data + DATA,
-            sections: vec![(0, 0, 1024), (code, 1024, CODE), (data, place, DATA)],
-            file,
-            base,
-            relocations,
-        }
+    Executable {
+        name: "constructed".into(),
+        size: data + DATA,
+        sections: vec![(0, 0, 1024), (code, 1024, CODE), (data, place, DATA)],
+        file,
+        base,
+        relocations,
     }
 }
 
@@ -180,7 +105,7 @@ impl Windows {
 
 #[test]
 fn a_constructed_image_is_found_in_its_file() {
-    let windows = Windows::new(&[Executable::constructed()], false);
+    let windows = Windows::new(&[constructed()], false);
     let stream = windows.pack(None);
     let [equal, based, others] = windows.found(&stream);
     // The code's first page comes with the headers, the last of both sections are cut off.
@@ -209,7 +134,9 @@ fn real_executables_are_found_in_their_files() {
     let mut left = 48 << 20_usize;
     let executables: Vec<Executable> = paths
         .iter()
-        .filter_map(|path| Executable::parse(path))
+        .filter_map(|path| {
+            Executable::parse(&path.file_name()?.to_string_lossy(), &std::fs::read(path).ok()?)
+        })
         .filter(|executable| !executable.relocations.is_empty())
         .filter(|executable| {
             let fits = executable.size <= left;
@@ -240,6 +167,111 @@ fn real_executables_are_found_in_their_files() {
         // A page that no other goes before needs a sample of its own, of which there are four for each block, in the mean.
         let most = if scattered { pages / 5 } else { pages / 20 };
         assert!(others <= most, "{others} of {pages} pages were not found");
+        assert!(stream.len() * 2 < without_bases, "{} of {without_bases}", stream.len());
+    }
+}
+
+/// Where a guest's disk has Wine's executables.
+const WINE: &str = "/wine/usr/lib/x86_64-linux-gnu/wine/x86_64-windows";
+
+/// Wine's executables, by the page that their image begins with, without where it lies.
+fn executables_of(disk: &Ext4) -> HashMap<Vec<u8>, Executable> {
+    let entries = disk.read_dir(WINE).expect("Wine's folder");
+    let executables = entries.filter_map(|entry| {
+        let path = entry.expect("an entry of Wine's folder").path();
+        let executable = Executable::parse(&path.display().to_string(), &disk.read(&path).ok()?)?;
+        Some((beginning(&executable.load(executable.base)[..PAGE])?, executable))
+    });
+    executables.collect()
+}
+
+/// An image's first page without the address that it has of itself.
+fn beginning(page: &[u8]) -> Option<Vec<u8>> {
+    let headers = u32::from_le_bytes(*page[60..].first_chunk()?) as usize;
+    let mut page = (page.starts_with(b"MZ") && headers < PAGE - 256).then(|| page.to_vec())?;
+    // `ImageBase` of PE32+.
+    page[headers + 48..][..8].fill(0);
+    Some(page)
+}
+
+/// A guest's pages that Windows executables are in, and that the loader changed: each process has its own.
+fn loaded(captured: &Captured) -> Windows {
+    let disk = Ext4::load_from_path(captured.path("disk")).expect("a file system");
+    let executables = executables_of(&disk);
+    assert!(executables.len() > 100, "{} executables", executables.len());
+    let image = captured.image("raw");
+    let guest =
+        Guest::read(&image, Some(image.layout()), &find_notes(&image)).expect("a guest that is understood");
+    let bytes = |page: u64| &image.map().bytes()[page as usize * PAGE..][..PAGE];
+    // By address, since a page of a file has one owner of many.
+    let mut owned: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    let mut begin = Vec::new();
+    for page in 0..image.page_count() {
+        let (Some(_), Some(address)) = (guest.owner(page), guest.virtual_page(page)) else { continue };
+        if guest.class(page) == GuestClass::Anonymous {
+            owned.entry(address).or_default().push(page);
+        }
+        if let Some(executable) = beginning(bytes(page)).and_then(|beginning| executables.get(&beginning)) {
+            begin.push((address, executable));
+        }
+    }
+    begin.sort_by_key(|(address, executable)| (*address, executable.name.clone()));
+    begin.dedup_by_key(|(address, _)| *address);
+    let (mut pages, mut relocations, mut written) = (BTreeMap::new(), 0, 0);
+    for &(address, executable) in &begin {
+        let [as_linked, as_loaded] = [executable.base, address * PAGE as u64].map(|at| executable.load(at));
+        for (number, (linked, loaded)) in (address..).zip(as_linked.chunks(PAGE).zip(as_loaded.chunks(PAGE)))
+        {
+            for &page in owned.get(&number).into_iter().flatten() {
+                let is_moved = linked != loaded;
+                if bytes(page) == loaded && is_moved {
+                    pages.insert(page, bytes(page).to_vec());
+                } else {
+                    written += 1;
+                }
+            }
+            relocations += linked.chunks(8).zip(loaded.chunks(8)).filter(|(a, b)| a != b).count();
+        }
+    }
+    eprintln!(
+        "{}: {} executables are loaded; {} pages of them are as the loader made them, {written} were written since or not changed",
+        captured.name,
+        begin.len(),
+        pages.len()
+    );
+    let pages: Vec<Vec<u8>> = pages.into_values().collect();
+    let disk = std::fs::read(captured.path("disk")).expect("a disk");
+    Windows { pages: pages.len(), memory: pages.concat(), disk, relocations }
+}
+
+#[test]
+fn executables_in_a_guest_are_found_in_its_disk() {
+    let folder = std::env::var_os("MIG_GUESTS").map(PathBuf::from);
+    let guests = folder.map_or(Vec::new(), |folder| captured::all(&folder));
+    let mut guests: Vec<Captured> =
+        guests.into_iter().filter(|captured| captured.console.contains("\nwine runs")).collect();
+    assert!(
+        !guests.is_empty() || !requires("guests"),
+        "MIG_REQUIRE asks for guests, but none in MIG_GUESTS runs Wine"
+    );
+    if guests.is_empty() {
+        eprintln!(
+            "SKIPPED: no guests with Wine; tests/guests/kernels.sh makes one, and MIG_GUESTS says where it is"
+        );
+    }
+    for captured in guests.drain(..) {
+        let windows = loaded(&captured);
+        assert!(windows.pages > 200, "{} pages", windows.pages);
+        let stream = windows.pack(None);
+        let [equal, based, others] = windows.found(&stream);
+        let [without_bases, without_moved] =
+            [Technique::Bases, Technique::Relocated].map(|without| windows.pack(Some(without)).len());
+        eprintln!(
+            "{} pages: {equal} equal a block or each other, {based} have a base, {others} have none; {} bytes, {without_moved} without moved words, {without_bases} without bases",
+            windows.pages,
+            stream.len()
+        );
+        assert!(others <= windows.pages / 10, "{others} of {} pages were not found", windows.pages);
         assert!(stream.len() * 2 < without_bases, "{} of {without_bases}", stream.len());
     }
 }
