@@ -24,12 +24,10 @@ use image::{Image, MOST_READY, READY};
 
 /// Seconds of link time that the queue should last when a block is coded.
 const LOW: f64 = 0.02;
-/// The same where all efforts of a mix are soon done.
-const SHORT: f64 = 0.03;
 /// Seconds that one processor may take for any block.
 const LONGEST: f64 = 4.0;
-/// Seconds that one processor may take for a block of a mix.
-const BLOCK: f64 = 0.04;
+/// Seconds that one processor may take for a block of a mix: less than the queue lasts, since what is coded after it waits for it.
+const BLOCK: f64 = 0.012;
 /// Seconds of link time that may be queued; and where efforts are mixed one of which takes long.
 const BACKLOG: [f64; 2] = [0.06, 0.3];
 /// The same while pages can be taken in meanwhile.
@@ -501,7 +499,7 @@ impl Controller {
         }
         // Blocks of these are soon done.
         if high <= SOON {
-            return if waiting > rate * SHORT { high } else { low };
+            return if waiting > rate * LOW { high } else { low };
         }
         let block = self.supposed(high, self.pages_of(high, residual), residual);
         let before = self.before(waiting);

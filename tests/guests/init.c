@@ -217,12 +217,13 @@ static int start_wine(void)
 	while (!running && output && fgets(line, sizeof line, output))
 		running = strncmp(line, "MIG RUNS", 8) == 0;
 	must(running, "Wine");
-	/* Two processors: nine tenths of five seconds of both. */
-	double before;
-	do {
-		before = idle();
+	/* Two processors: nine tenths of five seconds of both. What goes on after a while does so for ever. */
+	for (int i = 0; i < 20; i++) {
+		double before = idle();
 		sleep(5);
-	} while (idle() - before < 9);
+		if (idle() - before >= 9)
+			break;
+	}
 	sync();
 	return 1;
 }

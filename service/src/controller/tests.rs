@@ -167,6 +167,30 @@ fn as_good_as_the_best_effort_at_every_speed() {
     }
 }
 
+/// Where two processors and the link take about as long, each page at the effort that its queue asks for is ahead of all pages at any: blocks
+/// must be coded before the queue is empty.
+#[test]
+fn a_mix_is_ahead_where_neither_link_nor_processors_can_wait() {
+    let rates: [fn(f64) -> f64; 3] = [|_| 2500.0 * MBIT, |_| 5000.0 * MBIT, |_| 10_000.0 * MBIT];
+    // What alpha-work1 took on two processors, and on faster ones.
+    for scale in [0.6, 1.0] {
+        let costs = [(4100.0, 1.6e-6), (600.0, 17e-6), (540.0, 34e-6), (420.0, 150e-6), (370.0, 1950e-6)];
+        let costs = EFFORTS.into_iter().zip(costs);
+        let costs = costs.map(|(effort, (bytes, sender))| (effort, bytes, sender * scale, 0.1e-6)).collect();
+        let cores = [2.0, 16.0];
+        let mut world = World { costs, cores, residual: 0.375, ..World::new(rates[0]) };
+        for rate in rates {
+            world.rate = rate;
+            let pages = 1 << 19;
+            let fixed = EFFORTS.map(|effort| world.run(&mut Controller::fixed(effort, IN_FLIGHT), pages).0);
+            let best = fixed.into_iter().fold(f64::MAX, f64::min);
+            let (auto, _) = world.run(&mut world.controller(Some(pages)), pages);
+            eprintln!("{:6.0} Mbit/s, {scale}: {auto:.3} s; fixed {fixed:.3?}", rate(0.0) / MBIT);
+            assert!(auto <= best * 0.95, "{auto:.3} s, best fixed {best:.3} s");
+        }
+    }
+}
+
 #[test]
 fn a_tenfold_change_is_followed_within_a_second() {
     type Rate = fn(f64) -> f64;
