@@ -49,6 +49,8 @@ const TRUST: f64 = 0.4;
 const HOPE: f64 = 2.0;
 /// Bytes a second that busy processors bring over a link all the same, where they are there to be sent.
 const EASY: f64 = 5e7;
+/// By how much a link that is the limit differs from one time to the next. What processors have no time to send differs by more.
+const STEADY: f64 = 0.03;
 const MAX_RATE: f64 = 1e12;
 /// Seconds of measuring from which on a link is believed to be slow enough for efforts that take long: connections begin slowly.
 const LONG: f64 = 0.09;
@@ -58,6 +60,8 @@ const SOON: Effort = Effort::Balanced;
 const MIXED: Effort = Effort::Dense;
 /// How much of what pages at one effort are larger or smaller than thought, in the logarithm, is supposed of those at others.
 const ALIKE: f64 = 0.8;
+/// How many times what the processors take it is by far.
+const BY_FAR: f64 = 2.0;
 /// What a mix must save before it is preferred to a single effort.
 const WORTH: f64 = 0.98;
 
@@ -181,6 +185,8 @@ pub struct Controller {
     in_flight: f64,
     /// Bytes a second, once known.
     rate: Option<f64>,
+    /// What it carried in the latest interval, if something waited to be sent all the while.
+    latest: Option<f64>,
     /// How often the link is still to be looked at sooner, since it may be much faster.
     sooner: u32,
     /// Residual pages of the pages of a block that has any: those of a guest may come apart from its other pages.
@@ -240,6 +246,7 @@ impl Controller {
             same_machine,
             in_flight: in_flight as f64,
             rate: None,
+            latest: None,
             sooner: FEW,
             residual: 0.4,
             pages: 0,
@@ -394,7 +401,10 @@ impl Controller {
             }
             return;
         };
-        let busy = busy && (measured > EASY || !seen.queued);
+        // What it carries is the same while processors do now more, now less.
+        let steady = self.latest.is_some_and(|latest| (measured - latest).abs() < latest * STEADY);
+        self.latest = (seen.backlogged && seen.queued).then_some(measured);
+        let busy = busy && (measured > EASY && !steady || !seen.queued);
         let held_up = seen.backlogged && !busy;
         self.sooner = if held_up { 0 } else { self.sooner.saturating_sub(1) };
         let new = if !seen.backlogged {
@@ -430,6 +440,13 @@ impl Controller {
         } else {
             [at_sender / sender.cores, at_receiver / receiver.cores, link]
         }
+    }
+
+    /// Whether the link is by far what takes longest at an effort.
+    fn waits_for_link(&self, effort: Effort) -> bool {
+        let (Some(price), Some(rate)) = (self.price(effort), self.rate) else { return false };
+        let [sender, receiver, link] = self.costs(price, rate);
+        link > sender.max(receiver) * BY_FAR
     }
 
     /// The effort, or the mix of two, whose dearest meter is cheapest.
@@ -479,9 +496,10 @@ impl Controller {
             // Nothing of what was left for later is settled.
             let residual = if next == Next::Left { 1.0 } else { self.residual };
             let effort = self.effort(waiting as f64, residual);
-            let whole =
-                next == Next::Left && self.plan.is_pure() && (self.rate.is_some() || self.prices.len() == 1);
-            // In the guest's order much is alike that lies far apart.
+            let whole = next == Next::Left
+                && self.plan.is_pure()
+                && (self.prices.len() == 1 || self.waits_for_link(effort));
+            // In the guest's order much is alike that lies far apart. But such blocks take long, and a plan may change meanwhile.
             let pages = if whole { self.longest(effort, residual) } else { self.pages_of(effort, residual) };
             (effort, pages, self.supposed(effort, pages, residual))
         });
@@ -496,10 +514,6 @@ impl Controller {
         // While the link is given enough to do until the guest is read, pages go at little cost.
         if self.is_unread() && self.guest_pays().is_some() {
             return low;
-        }
-        // Blocks of these are soon done.
-        if high <= SOON {
-            return if waiting > rate * LOW { high } else { low };
         }
         let block = self.supposed(high, self.pages_of(high, residual), residual);
         let before = self.before(waiting);

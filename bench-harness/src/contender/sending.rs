@@ -141,7 +141,7 @@ fn tell(
         }
         let time = begun.elapsed().as_micros() as u64 + 1;
         view.meter(Meter { received, time, ..Meter::default() }, outbox);
-        if over.recv_timeout(session::METER[0]) != Err(RecvTimeoutError::Timeout) {
+        if over.recv_timeout(session::meter_interval(begun.elapsed())) != Err(RecvTimeoutError::Timeout) {
             return;
         }
     }

@@ -15,12 +15,22 @@ use crate::load::Load;
 use crate::wire::hello::{Again, Cancelled, Complete, Machine, Proposal, Refusal, Resume, Welcome, agent};
 use crate::wire::{Channel, Code, Kind, Message, Meter, Peer, WireError};
 
-/// The meter is sent when something was verified, but not more often than this; and if nothing was, this often.
-pub const METER: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(250)];
+/// The meter is sent when something was verified, but not more often than this: at first, while its sender finds out what the link is, and
+/// then.
+const METER: [Duration; 2] = [Duration::from_millis(1), Duration::from_millis(5)];
+/// How long a session has begun.
+const FIRST: Duration = Duration::from_millis(100);
+/// If nothing was verified, it is sent this often.
+const SILENCE: Duration = Duration::from_millis(250);
 /// How long the end is kept for a sender that comes back to ask.
 const LINGER: Duration = Duration::from_secs(10);
 /// Tries of one frame.
 const ATTEMPTS: u32 = 3;
+
+/// How long it takes at least from one meter to the next, so long after the first frame.
+pub fn meter_interval(age: Duration) -> Duration {
+    METER[usize::from(age > FIRST)]
+}
 
 /// Sessions that are open.
 pub type Open<'o> = &'o dyn Fn() -> Vec<Arc<Incoming>>;
@@ -375,7 +385,8 @@ impl Incoming {
 
     /// Says how far it is until the session is over, then how it ended; ends the session when its sender stays away.
     pub(super) fn report(&self) {
-        let mut last = Instant::now() - METER[1];
+        let mut last = Instant::now() - SILENCE;
+        let mut first_news = None;
         loop {
             let channel = {
                 let mut control = lock(&self.control);
@@ -398,13 +409,17 @@ impl Incoming {
                         control = lock(&self.control);
                         break;
                     }
-                    let due = if control.news { METER[0] } else { METER[1] };
+                    let due = if control.news {
+                        meter_interval(first_news.get_or_insert_with(Instant::now).elapsed())
+                    } else {
+                        SILENCE
+                    };
                     let left = due.saturating_sub(last.elapsed());
                     if left.is_zero() && control.channel.is_some() {
                         break;
                     }
                     // A missing connection is looked at ten times a second.
-                    let left = if control.channel.is_some() { left } else { METER[1] };
+                    let left = if control.channel.is_some() { left } else { SILENCE };
                     let waited = self.changed.wait_timeout(control, left.max(Duration::from_millis(1)));
                     control = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
@@ -526,7 +541,7 @@ impl Arrivals for Incoming {
                 }
                 told = Some(channel);
             }
-            if let Some(arrival) = self.inbox.expected(sequence, Instant::now() + METER[1]) {
+            if let Some(arrival) = self.inbox.expected(sequence, Instant::now() + SILENCE) {
                 return Ok(arrival);
             }
         }

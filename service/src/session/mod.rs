@@ -9,7 +9,7 @@ mod sender;
 mod sessions;
 
 pub use inbox::Inbox;
-pub use incoming::{Admitted, Host, Incoming, Job, METER, Open, Outcome};
+pub use incoming::{Admitted, Host, Incoming, Job, Open, Outcome, meter_interval};
 pub use link::{Link, LinkView};
 pub use outbox::{Outbox, Sent, Ticket};
 pub use sender::{Limits, Recode, Sender, Watch, dial_session};
