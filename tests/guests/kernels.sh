@@ -68,6 +68,18 @@ release_of() {
     esac
 }
 
+# Unpacks packages of a suite into a folder.
+unpack() {
+    local suite=$1 to=$2 package
+    shift 2
+    mkdir -p "$to" "$work/debs"
+    (cd "$work/debs" && with_lists apt-get download "${@/%//$suite}" >/dev/null)
+    for package in "$work"/debs/*.deb; do
+        dpkg-deb -x "$package" "$to"
+        rm "$package"
+    done
+}
+
 # Unpacks the kernel of a release into a folder, and what a disk with ext4 needs of its modules, if they come with it.
 fetch_kernel() {
     local release=$1 to=$2 package
@@ -128,17 +140,11 @@ make_disk() {
 
 # Makes a folder with Debian's Wine, what it needs to run Windows programs without a screen, and what it keeps for a user.
 make_wine() {
-    local root=$work/wine package lib=usr/lib/x86_64-linux-gnu/wine/x86_64-windows
+    local root=$work/wine file lib=usr/lib/x86_64-linux-gnu/wine/x86_64-windows
     local system=$root/home/.wine/drive_c/windows/system32
-    mkdir -p "$root"/{dev,home,proc,tmp,usr/lib64} "$work/debs"
+    mkdir -p "$root"/{dev,home,proc,tmp,usr/lib64}
     ln -s usr/lib usr/lib64 "$root"
-    for package in wine64 libwine libz-mingw-w64 libc6 libgcc-s1 libunwind8 liblzma5; do
-        (cd "$work/debs" && with_lists apt-get download "$package/trixie" >/dev/null)
-    done
-    for package in "$work"/debs/*.deb; do
-        dpkg-deb -x "$package" "$root"
-        rm "$package"
-    done
+    unpack trixie "$root" wine64 libwine libz-mingw-w64 libc6 libgcc-s1 libunwind8 liblzma5
     # The only library that is not of Wine itself; the packages' scripts put it there.
     mv "$root/usr/x86_64-w64-mingw32/lib/zlib1.dll" "$root/$lib"
     rm -rf "$root"/usr/*-mingw32* "$root/usr/share/doc" "$root/usr/share/man"
@@ -160,22 +166,15 @@ run "$1" wineserver64 -k || true
 run "$1" wineserver64 -w
 END
     # Copies of its libraries, which the system has already.
-    find "$system" -maxdepth 1 -type f | while read -r package; do
-        ! cmp -s "$package" "$root/$lib/${package##*/}" || ln -sf "/$lib/${package##*/}" "$package"
+    find "$system" -maxdepth 1 -type f | while read -r file; do
+        ! cmp -s "$file" "$root/$lib/${file##*/}" || ln -sf "/$lib/${file##*/}" "$file"
     done
 }
 
 # The newest makedumpfile that there is, with the libraries that it needs: each release learns to read newer kernels.
 fetch_makedumpfile() {
-    local root=$work/makedumpfile lib=usr/lib/x86_64-linux-gnu package
-    mkdir -p "$root" "$work/debs"
-    for package in makedumpfile libc6 libdw1t64 libelf1t64 liblzo2-2 libzstd1 zlib1g libbz2-1.0 liblzma5; do
-        (cd "$work/debs" && with_lists apt-get download "$package/sid" >/dev/null)
-    done
-    for package in "$work"/debs/*.deb; do
-        dpkg-deb -x "$package" "$root"
-        rm "$package"
-    done
+    local root=$work/makedumpfile lib=usr/lib/x86_64-linux-gnu
+    unpack sid "$root" makedumpfile libc6 libdw1t64 libelf1t64 liblzo2-2 libzstd1 zlib1g libbz2-1.0 liblzma5
     makedumpfile=("$root/$lib/ld-linux-x86-64.so.2" --library-path "$root/$lib" "$root/usr/bin/makedumpfile")
     "${makedumpfile[@]}" -v >/dev/null || { echo "makedumpfile does not run" >&2; exit 1; }
 }

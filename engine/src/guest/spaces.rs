@@ -21,8 +21,6 @@ const MAX_DISPLACEMENTS: usize = 1 << 10;
 const HALF: usize = 256;
 /// Longest path that is taken from a stack.
 const MAX_NAME: usize = 256;
-/// Ranges of anonymous memory that are looked at for the stack, from the highest: a program such as Wine has some above it.
-const MAX_ENDS: usize = 16;
 
 /// Finds the owners and virtual addresses of all pages of a classed guest.
 pub(crate) fn find<S: PageSource + ?Sized>(kernel: &Kernel, memory: Physical<'_, S>, guest: &mut Guest) {
@@ -133,8 +131,7 @@ fn place_user_pages<S: PageSource + ?Sized>(
 ) {
     let owner = guest.spaces.len() as u16 + 1;
     let mut space = Space { root, pages: 0, name: None };
-    // Ends of ranges of anonymous pages, the highest last; and where the present range ends.
-    let (mut ends, mut last) = (Vec::new(), None);
+    let mut stack = None;
     kernel.paging.walk(memory, root, 0..HALF, visits, |mapping, visits| {
         if !visits.spend(mapping.pages) {
             return false;
@@ -142,9 +139,7 @@ fn place_user_pages<S: PageSource + ?Sized>(
         for (page, virtual_page) in pages_of(memory, mapping) {
             let class = guest.classes[page as usize];
             if class == GuestClass::Anonymous {
-                let ended = last.replace((virtual_page, page)).filter(|(end, _)| end + 1 != virtual_page);
-                ends.extend(ended.map(|(_, page)| page));
-                ends.drain(..ends.len().saturating_sub(MAX_ENDS));
+                stack = Some(page);
             }
             let user = matches!(
                 class,
@@ -158,12 +153,7 @@ fn place_user_pages<S: PageSource + ?Sized>(
         }
         true
     });
-    ends.extend(last.map(|(_, page)| page));
-    let name = |(below, &page): (usize, &u64)| {
-        // What lies above the stack has no path at its end; other pages may end with any text.
-        program_name(memory.source.page(page)?).filter(|name| below == 0 || name.starts_with('/'))
-    };
-    space.name = ends.iter().rev().enumerate().find_map(name);
+    space.name = stack.and_then(|page| memory.source.page(page)).and_then(program_name);
     guest.spaces.push(space);
 }
 

@@ -268,7 +268,7 @@ fn run(
         }
     };
     let (account, over, sent_all) = (Account::default(), AtomicBool::new(false), AtomicBool::new(false));
-    let total_pages = pages_of(&source.start);
+    let total_pages = pages_of(&mig_engine::qemu::machine_of(&source.start).1);
     let given_back = |bytes: &[u8]| {
         if let Err(error) = (&back).write_all(bytes) {
             log::warn!("QEMU does not take what comes back from the destination: {error}");
@@ -415,15 +415,15 @@ fn take(
     Ok(())
 }
 
-/// Pages of all blocks of RAM of this machine.
-fn pages_of(start: &[u8]) -> u64 {
-    mig_engine::qemu::machine_of(start).1.iter().map(|block| block.pages).sum()
+/// Pages of all these blocks of RAM.
+fn pages_of(blocks: &[RamBlock]) -> u64 {
+    blocks.iter().map(|block| block.pages).sum()
 }
 
 /// The sizes that a memory image of this machine may have: all of its RAM, or only its main memory.
 pub fn guest_sizes(start: &[u8]) -> Vec<u64> {
     let (_, blocks) = mig_engine::qemu::machine_of(start);
-    let all = pages_of(start);
+    let all = pages_of(&blocks);
     [Some(all), blocks.first().map(|block| block.pages)].into_iter().flatten().collect()
 }
 
