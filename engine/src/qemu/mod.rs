@@ -11,6 +11,7 @@
 //!
 //! Streams of multifd, of postcopy and with xbzrle are carried as bytes. Every byte read here is hostile input.
 
+mod batch;
 mod files;
 mod parse;
 mod script;

@@ -10,11 +10,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 
+use super::batch::Batch;
 use super::parse::{Events, RamBlock, Record};
 use super::script::Script;
 use crate::live::Bits;
 use crate::page::{PAGE_SIZE, Page, PageSet};
 
+const ZERO: Page = [0; PAGE_SIZE];
 /// Pages of a batch.
 const BATCH_PAGES: usize = 4096;
 /// Bytes of a script after which it is sent, whether there are pages or not.
@@ -97,9 +99,7 @@ pub struct Transcoder<C> {
     holding: Option<Holding>,
     blocks: Vec<RamBlock>,
     script: Script,
-    /// The batch: page numbers and where their bytes are, `None` for zeros.
-    batch: BTreeMap<u64, Option<usize>>,
-    bytes: Vec<u8>,
+    batch: Batch,
     round: RoundEnd,
     last_page: Option<u64>,
     /// Pages that have come, and how often those that came again; live only.
@@ -135,8 +135,7 @@ impl<C: Consumer> Transcoder<C> {
             holding,
             blocks: Vec::new(),
             script: Script::default(),
-            batch: BTreeMap::new(),
-            bytes: Vec::new(),
+            batch: Batch::default(),
             round: RoundEnd::default(),
             last_page: None,
             seen: Bits::default(),
@@ -169,17 +168,7 @@ impl<C: Consumer> Transcoder<C> {
         if !self.started {
             return Ok(());
         }
-        if !self.batch.is_empty() {
-            let batch = std::mem::take(&mut self.batch);
-            let pages = PageSet::from_ranges(batch.keys().map(|&page| page..page + 1));
-            let pages = pages.map_err(std::io::Error::other)?;
-            let mut bytes = vec![0; batch.len() * PAGE_SIZE];
-            for (at, to) in batch.values().zip(bytes.chunks_exact_mut(PAGE_SIZE)) {
-                if let Some(at) = at {
-                    to.copy_from_slice(&self.bytes[*at..*at + PAGE_SIZE]);
-                }
-            }
-            self.bytes.clear();
+        if let Some((pages, bytes)) = self.batch.take()? {
             self.to.pages(self.round.round, pages, bytes)?;
         }
         if !self.script.is_empty() {
@@ -201,12 +190,8 @@ impl<C: Consumer> Transcoder<C> {
         if self.batch.len() == BATCH_PAGES {
             self.flush()?;
         }
-        let is_zero = content.is_none_or(|content| content.iter().all(|&byte| byte == 0));
-        let at = content.filter(|_| !is_zero).map(|content| {
-            self.bytes.extend_from_slice(content);
-            self.bytes.len() - PAGE_SIZE
-        });
-        self.batch.insert(number, at);
+        let is_zero = content.is_none_or(|content| *content == ZERO);
+        self.batch.push(number, content.unwrap_or(&ZERO));
         self.round.sent += 1;
         self.script.record(block, page, named, is_zero, content.is_some());
         Ok(())
@@ -227,7 +212,6 @@ impl<C: Consumer> Transcoder<C> {
 
     /// Whether a live page goes no further for now.
     fn holds(&mut self, number: u64, content: Option<&Page>, limit: usize) -> bool {
-        const ZERO: Page = [0; PAGE_SIZE];
         if self.to.is_unchanged(number, content.unwrap_or(&ZERO)) {
             // It is what the destination has, so whatever was held of it is out of date.
             self.held.remove(&number);
@@ -279,7 +263,7 @@ impl<C: Consumer> Events for Transcoder<C> {
             self.end_round()?;
         }
         // A page is in a batch once; and what was sent of it last is known only when that is sent.
-        if self.batch.contains_key(&number) {
+        if self.batch.contains(number) {
             self.flush()?;
         }
         self.last_page = Some(number);
