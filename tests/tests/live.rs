@@ -594,6 +594,58 @@ fn batches_do_not_wait_for_a_guest() {
     compare::same_bytes("the file", &file_of(&stream), sample::memory()).unwrap();
 }
 
+/// A guest that was read when its first round was there tells addresses of pages that come again, until its kernel's note has changed: then it
+/// was started anew, and what was read is of another one.
+#[test]
+fn a_guest_that_was_started_anew_is_not_believed_any_more() {
+    let linux = linux::guest(Size::SMALL);
+    let image = open_image(&linux.memory);
+    let worker = CpuWorker { level: level() };
+    let header = Header::new(image.layout().clone(), Effort::Fast, 512, Vec::new());
+    let late = LateGuest::new(None);
+    let setup = Setup { header, introspection: Introspection::Later(&late), ..setup(&[], &worker) };
+    let mut encoder = Encoder::new(setup).unwrap();
+    let (mut stream, choose) = (Vec::new(), always(Effort::Fast));
+    write(&mut stream, &encoder.header());
+    let addresses = |frames: &[OutFrame<'_>]| -> u64 {
+        frames.iter().filter_map(OutFrame::stats).map(|stats| stats.address_bytes).sum()
+    };
+    let mut frames = Vec::new();
+    let mut sink = |frame| {
+        frames.push(frame);
+        Ok(())
+    };
+    encoder.gathered(&image, &set(0..image.page_count()), &choose, &mut sink).unwrap();
+    assert!(late.is_read() && addresses(&frames) > 0);
+    frames.iter().for_each(|frame| write(&mut stream, frame));
+
+    // Nothing is kept of what was sent, so no page has a base; the note comes again as it was, then changed, then not at all.
+    let mut guest = Guest { memory: linux.memory.clone(), random: Random::new(8) };
+    let heaps = linux.places.iter().zip(0..).filter(|((process, _), _)| process.is_some());
+    let heaps: Vec<u64> = heaps.map(|(_, page)| page).collect();
+    let mut told = Vec::new();
+    for round in 1..=3 {
+        heaps.iter().for_each(|&page| guest.scribble(page));
+        if round == 2 {
+            guest.page(linux.parts.note)[2000] ^= 1;
+        }
+        let note = (round < 3).then_some(linux.parts.note);
+        let pages = set(heaps.iter().copied().chain(note));
+        let bytes = guest.capture(&pages);
+        let mut frames = Vec::new();
+        let mut sink = |frame| {
+            frames.push(frame);
+            Ok(())
+        };
+        encoder.batch(round, &pages, &bytes, &mut InMemory::new(0), &choose, &mut sink).unwrap();
+        told.push(addresses(&frames) > 0);
+        frames.iter().for_each(|frame| write(&mut stream, frame));
+    }
+    assert_eq!(told, [true, false, false]);
+    write(&mut stream, &encoder.end());
+    compare::same_bytes("the file", &file_of(&stream), &guest.memory).unwrap();
+}
+
 /// An image file, whose zero pages are holes, takes rounds in which pages have become zero, and what is like them.
 #[test]
 fn an_image_file_takes_pages_that_have_become_zero() {

@@ -18,7 +18,7 @@ pub(crate) mod vmcoreinfo;
 use rayon::prelude::*;
 
 use crate::image::{ImageLayout, Run};
-use crate::page::PAGE_SIZE;
+use crate::page::{PAGE_SIZE, Page};
 use crate::source::PageSource;
 use kernel::Kernel;
 use memmap::{Classed, MemMap};
@@ -102,6 +102,8 @@ pub struct Space {
 pub struct Guest {
     release: String,
     build_id: Option<String>,
+    /// The kernel's note, page by page.
+    note: Vec<(u64, Box<Page>)>,
     kernel_offset: Option<u64>,
     kernel_physical_base: Option<u64>,
     frames: FrameMap,
@@ -207,9 +209,14 @@ impl Guest {
         let (kernel, frames, classed) = read_where_it_lies(source, layout, notes)?;
         let memory = Physical { source, frames: &frames };
         let pages = source.page_count() as usize;
+        let note = kernel.info.frames().filter_map(|frame| {
+            let (page, content) = (frames.page_of(frame)?, memory.frame(frame)?);
+            Some((page, Box::new(*content)))
+        });
         let mut guest = Guest {
             release: kernel.info.release().to_owned(),
             build_id: kernel.info.build_id().map(str::to_owned),
+            note: note.collect(),
             kernel_offset: kernel.info.kernel_offset(),
             kernel_physical_base: kernel.info.number("phys_base").map(i64::cast_unsigned),
             frames: frames.clone(),
@@ -231,6 +238,12 @@ impl Guest {
     /// The kernel's build id in hexadecimal digits, where it gives one.
     pub fn build_id(&self) -> Option<&str> {
         self.build_id.as_deref()
+    }
+
+    /// Whether its kernel can still be the one that was read, after the pages that `changed` gives got new contents. A kernel never
+    /// changes its note; where that has changed, the guest was started anew, and what was read is of another one.
+    pub fn outlives<'p>(&self, changed: impl Fn(u64) -> Option<&'p Page>) -> bool {
+        self.note.iter().all(|(page, content)| changed(*page).is_none_or(|new| *new == **content))
     }
 
     /// How far address space randomisation moved the kernel, in bytes.

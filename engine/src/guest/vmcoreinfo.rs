@@ -5,6 +5,7 @@
 //! `kernel/vmcore_info.c` and `Documentation/admin-guide/kdump/vmcoreinfo.rst`.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::physical::Physical;
 use crate::page::{PAGE_SIZE, Page};
@@ -44,6 +45,8 @@ fn text_start(page: &Page) -> Option<(usize, usize)> {
 /// What a note says.
 #[derive(Clone, Debug)]
 pub(crate) struct VmcoreInfo {
+    /// The frames that the note is in.
+    frames: Range<u64>,
     values: HashMap<String, String>,
 }
 
@@ -56,11 +59,12 @@ impl VmcoreInfo {
         for index in 0..end.div_ceil(PAGE_SIZE) {
             text.extend_from_slice(memory.frame(frame + index as u64)?);
         }
-        Self::parse(&text[start..end])
+        let frames = frame..frame + (text.len() / PAGE_SIZE) as u64;
+        Some(VmcoreInfo { frames, values: Self::parse(&text[start..end])? })
     }
 
     /// Reads the text, up to its first zero byte.
-    fn parse(text: &[u8]) -> Option<Self> {
+    fn parse(text: &[u8]) -> Option<HashMap<String, String>> {
         let text = text.split(|&byte| byte == 0).next()?;
         let text = std::str::from_utf8(text).ok()?;
         if text.bytes().any(|byte| byte != b'\n' && !(b' '..=b'~').contains(&byte)) {
@@ -68,8 +72,12 @@ impl VmcoreInfo {
         }
         let lines = text.lines().filter_map(|line| line.split_once('='));
         let short = lines.filter(|(_, value)| value.len() <= MAX_VALUE);
-        let values = short.map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
-        Some(VmcoreInfo { values })
+        Some(short.map(|(key, value)| (key.to_owned(), value.to_owned())).collect())
+    }
+
+    /// The frames that the note is in.
+    pub(crate) fn frames(&self) -> Range<u64> {
+        self.frames.clone()
     }
 
     fn value(&self, kind: &str, name: &str) -> Option<&str> {

@@ -182,6 +182,8 @@ pub struct Encoder<'a> {
     learned: bool,
     /// Whether a [`Choice`] asked for the guest.
     asked: bool,
+    /// Whether the guest that was read is there no more.
+    outdated: bool,
     lookout: Lookout,
 }
 
@@ -249,7 +251,8 @@ impl<'a> Encoder<'a> {
         }
         let history = History::new(pages, setup.top, false).with_room_for(setup.references);
         let sent = Sent { sequence: 0, digest: Xxh3::new(), pages: 0, blocks: 0 };
-        Ok(Encoder { setup, history, sent, learned: false, asked: false, lookout: Lookout::default() })
+        let (learned, asked, outdated, lookout) = (false, false, false, Lookout::default());
+        Ok(Encoder { setup, history, sent, learned, asked, outdated, lookout })
     }
 
     /// What it was set up with.
@@ -412,6 +415,21 @@ impl<'a> Encoder<'a> {
         }
     }
 
+    /// Forgets the guest that was read in an earlier round, if it was started anew meanwhile.
+    fn review_guest(&mut self, batch: &Batch<'_>) {
+        if let Some(guest) = self.guest()
+            && !guest.outlives(|page| batch.new_version(page))
+        {
+            log::info!("the guest was started anew: what was read of it is not used any more");
+            self.outdated = true;
+        }
+    }
+
+    /// What is known of the guest now.
+    fn guest(&self) -> Option<&'a Guest> {
+        self.setup.introspection.guest().filter(|_| !self.outdated)
+    }
+
     /// Names the pages that the destination has, and gives the others.
     fn kept<'i>(
         &mut self,
@@ -518,6 +536,7 @@ impl<'a> Encoder<'a> {
         };
         if looks_out {
             self.look_out(round, &batch, &mut own)?;
+            self.review_guest(&batch);
         }
         self.blocks(&batch, (round, false), &changed, choose, &mut own)?;
         past.sent_all(pages, bytes);
@@ -559,7 +578,7 @@ impl<'a> Encoder<'a> {
         let references = self.setup.references_of(self.sent.sequence);
         let encoder: BlockEncoder<'s, S> =
             BlockEncoder::new(source, references, *worker, *level, *top, false)?.round(round);
-        let encoder = match self.setup.introspection.guest() {
+        let encoder = match self.guest() {
             Some(guest) => encoder.with_guest(guest),
             None => encoder,
         };
