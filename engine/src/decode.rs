@@ -10,6 +10,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mig_simd::{Level, PageRecord, page_scan};
 use rayon::prelude::*;
@@ -18,6 +19,7 @@ use crate::columns::{self, Addressing, Run, Settled};
 use crate::encode::{before_space, digest};
 use crate::error::DecodeError;
 use crate::format::block::{Block, Codec, Group};
+use crate::format::data::Data;
 use crate::format::{Frame, FrameType, Header, ReferenceKind};
 use crate::locate::{
     Base, Residual, check_random_access, check_runs, invalid, is_checked, place, read_placements,
@@ -67,6 +69,8 @@ pub struct BlockDecoder<'a> {
     addressing: Vec<Addressing>,
     level: Level,
     zero: [u64; 2],
+    /// Buffers that no task has at the moment.
+    idle: Mutex<Vec<Batch>>,
 }
 
 /// A block after the first step.
@@ -77,7 +81,7 @@ pub struct ParsedBlock {
     matches: MatchLists,
     residual: Vec<Residual>,
     /// The frame's data, as it came.
-    data: Vec<u8>,
+    data: Data,
     groups: Vec<GroupData>,
     checks: Option<Range<usize>>,
 }
@@ -115,8 +119,9 @@ impl ParsedBlock {
         let residual = &self.residual[index];
         match &self.groups[residual.group] {
             GroupData::Stored(range) => {
-                let literals = &self.data[range.clone()][residual.start..residual.start + residual.len];
-                spread_literals(literals, self.matches.of_page(index), page);
+                let start = range.start + residual.start;
+                let literals = self.data.get(start..start + residual.len);
+                spread_literals(&literals, self.matches.of_page(index), page);
             }
             GroupData::Packed(group) => {
                 let against = Against::new(base, self.block.moved, residual.address);
@@ -139,7 +144,8 @@ impl<'a> BlockDecoder<'a> {
         let mut zero = [PageRecord::default()];
         page_scan(level, &[0; PAGE_SIZE], &mut zero);
         let addressing = header.references.iter().map(|need| need.kind.addressing()).collect();
-        BlockDecoder { header, references, addressing, level, zero: zero[0].fingerprint }
+        let (zero, idle) = (zero[0].fingerprint, Mutex::default());
+        BlockDecoder { header, references, addressing, level, zero, idle }
     }
 
     /// First step: undoes a block frame's entropy coding. Runs on the current rayon pool.
@@ -171,7 +177,7 @@ impl<'a> BlockDecoder<'a> {
         let matches = match &block.matches {
             None => MatchLists::default(),
             Some(piece) => {
-                let list = piece.decode(&data[next(piece.coded_len)], "long matches")?;
+                let list = piece.decode(&data.get(next(piece.coded_len)), "long matches")?;
                 let spaces = self.addressing.len() + 1;
                 matches::decode(&list, pages.iter().copied(), spaces)?
             }
@@ -188,7 +194,7 @@ impl<'a> BlockDecoder<'a> {
             Ok(match group.piece.codec {
                 Codec::Raw => GroupData::Stored(coded),
                 Codec::Zstd | Codec::Words | Codec::Wlz => {
-                    GroupData::Packed(PackedGroup::decode(&group.piece, &data[coded], group.pages)?)
+                    GroupData::Packed(PackedGroup::decode(&group.piece, &data.get(coded), group.pages)?)
                 }
             })
         };
@@ -217,13 +223,14 @@ impl<'a> BlockDecoder<'a> {
         let batches = count.div_ceil(BATCH_PAGES);
         let fingerprints: Vec<Vec<[u64; 2]>> = (0..batches)
             .into_par_iter()
-            .map_init(
-                || Batch { bytes: vec![0; BATCH_PAGES as usize * PAGE_SIZE], records: Vec::new() },
-                |batch, index| {
-                    let ordinals = index * BATCH_PAGES..count.min((index + 1) * BATCH_PAGES);
-                    self.store_batch(&pages, ordinals, batch, store)
-                },
-            )
+            .map(|index| {
+                let ordinals = index * BATCH_PAGES..count.min((index + 1) * BATCH_PAGES);
+                let idle = lock(&self.idle).pop();
+                let mut batch = idle.unwrap_or_else(Batch::new);
+                let stored = self.store_batch(&pages, ordinals, &mut batch, store);
+                lock(&self.idle).push(batch);
+                stored
+            })
             .collect::<Result<_, _>>()?;
         let fingerprints = fingerprints.concat(); // of the pages that are here, not later
         let failed = || {
@@ -234,7 +241,8 @@ impl<'a> BlockDecoder<'a> {
             return Err(failed());
         }
         if let Some(checks) = &block.checks {
-            let mut checks = block.data[checks.clone()].chunks_exact(8);
+            let checks = block.data.get(checks.clone());
+            let mut checks = checks.chunks_exact(8);
             let mut ordinal = 0;
             for run in block.runs.iter().filter(|run| run.settled != Settled::Later) {
                 let end = ordinal + run.pages as usize;
@@ -399,7 +407,8 @@ impl<'a> BlockDecoder<'a> {
         let mut spans: Vec<(usize, usize)> = Vec::new(); // batch places of pages that are not zero
         let mut here: Vec<(usize, usize)> = Vec::new(); // and of those that are not later
         let mut place = 0;
-        let (slots, _) = batch.bytes.as_chunks_mut::<PAGE_SIZE>();
+        let Batch { bytes, records, scratch } = batch;
+        let (slots, _) = bytes.as_chunks_mut::<PAGE_SIZE>();
         for (run, skip) in pages.runs_from(ordinals.start) {
             let take = ((u64::from(run.pages) - skip) as usize).min(count - place);
             if run.settled != Settled::Later {
@@ -408,7 +417,8 @@ impl<'a> BlockDecoder<'a> {
             if !matches!(run.settled, Settled::Zero | Settled::Later) {
                 for (offset, to) in slots[place..place + take].iter_mut().enumerate() {
                     let ordinal = ordinals.start + (place + offset) as u64;
-                    self.fill(pages, run.settled, skip + offset as u64, ordinal, to, store)?;
+                    let from = (run.settled, skip + offset as u64);
+                    self.fill(pages, from, ordinal, (to, &mut *scratch), store)?;
                 }
                 match spans.last_mut() {
                     Some((_, end)) if *end == place => *end += take,
@@ -421,10 +431,10 @@ impl<'a> BlockDecoder<'a> {
             }
         }
         for (start, end) in spans {
-            let bytes = &batch.bytes[start * PAGE_SIZE..end * PAGE_SIZE];
-            batch.records.resize(end - start, PageRecord::default());
-            page_scan(self.level, bytes, &mut batch.records);
-            for (fingerprint, record) in fingerprints[start..end].iter_mut().zip(&batch.records) {
+            let bytes = &bytes[start * PAGE_SIZE..end * PAGE_SIZE];
+            records.resize(end - start, PageRecord::default());
+            page_scan(self.level, bytes, records);
+            for (fingerprint, record) in fingerprints[start..end].iter_mut().zip(&*records) {
                 *fingerprint = record.fingerprint;
             }
             let mut done = 0;
@@ -465,14 +475,13 @@ impl<'a> BlockDecoder<'a> {
         Ok(())
     }
 
-    /// Rebuilds one page that is not zero; `offset` is its place in its run.
+    /// Rebuilds one page, which is settled so; `offset` is its place in its run. Beside it there is room for a block of a reference.
     fn fill(
         &self,
         pages: &Pages<'_>,
-        settled: Settled,
-        offset: u64,
+        (settled, offset): (Settled, u64),
         ordinal: u64,
-        to: &mut Page,
+        (to, scratch): (&mut Page, &mut Page),
         store: &impl PageStore,
     ) -> Result<(), DecodeError> {
         match settled {
@@ -481,14 +490,8 @@ impl<'a> BlockDecoder<'a> {
                 to.as_chunks_mut::<8>().0.iter_mut().for_each(|bytes| *bytes = word.to_le_bytes());
             }
             Settled::Reference { index, position } => {
-                let mut scratch = [0; PAGE_SIZE];
-                *to = *reference_page(
-                    self.header,
-                    self.references,
-                    index.into(),
-                    position + offset,
-                    &mut scratch,
-                )?;
+                let position = position + offset;
+                *to = *reference_page(self.header, self.references, index.into(), position, scratch)?;
             }
             Settled::Duplicate { source } => {
                 let source = source + offset;
@@ -511,10 +514,23 @@ impl<'a> BlockDecoder<'a> {
     }
 }
 
-/// Buffers of one task.
+/// Buffers of one task: a batch of pages, and room for a block of a reference.
+#[derive(Debug)]
 struct Batch {
     bytes: Vec<u8>,
     records: Vec<PageRecord>,
+    scratch: Box<Page>,
+}
+
+impl Batch {
+    fn new() -> Self {
+        let bytes = vec![0; BATCH_PAGES as usize * PAGE_SIZE];
+        Batch { bytes, records: Vec::new(), scratch: Box::new([0; PAGE_SIZE]) }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A block's pages, its residual ones rebuilt.

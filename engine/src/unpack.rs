@@ -303,7 +303,7 @@ pub(crate) fn read_plain(
     if piece.coded_len != frame.data.len() as u64 {
         return Err(DecodeError::Invalid { field, why: "its length is not that of its data" });
     }
-    let bytes = piece.decode(&frame.data, field)?;
+    let bytes = piece.decode(&frame.data.get(0..frame.data.len()), field)?;
     if xxh3_64(&bytes) != checksum {
         return Err(DecodeError::Checksum { field });
     }
@@ -402,8 +402,6 @@ pub struct FileStore {
     left_out: Option<File>,
     /// Pages that were written, where pages may come again.
     written: Option<Mutex<Bits>>,
-    /// The kernel lets one thread at a time write into a file. Threads that wait here sleep; there, they would spin.
-    writing: Mutex<()>,
 }
 
 impl FileStore {
@@ -426,7 +424,7 @@ impl FileStore {
         } else {
             None
         };
-        Ok(FileStore { writer, left_out, written: None, writing: Mutex::new(()) })
+        Ok(FileStore { writer, left_out, written: None })
     }
 
     /// Pages may come again, as in the rounds of a session, and be zero then.
@@ -455,10 +453,7 @@ impl PageStore for FileStore {
                 }
             }
         }
-        {
-            let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-            self.writer.write_pages(first_page, bytes)?;
-        }
+        self.writer.write_pages(first_page, bytes)?;
         if let Some(written) = &self.written {
             let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
             for page in (first_page..).take(bytes.len() / PAGE_SIZE) {

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, Read, Write};
 
 use xxhash_rust::xxh3::Xxh3;
 
+use super::data::Data;
 use super::limits;
 use super::wire::Input;
 use crate::error::DecodeError;
@@ -182,6 +183,15 @@ impl FrameHeader {
         Ok(())
     }
 
+    /// Refuses more data than is to be taken.
+    fn check_data(&self, max: u64) -> Result<(), DecodeError> {
+        let value = u64::from(self.data_len);
+        if value > max {
+            return Err(DecodeError::TooLarge { field: "frame data length", value, max });
+        }
+        Ok(())
+    }
+
     /// Bytes of the whole frame.
     pub(crate) fn frame_len(&self) -> u64 {
         HEADER_LEN as u64 + u64::from(self.meta_len) + u64::from(self.data_len)
@@ -193,7 +203,7 @@ impl FrameHeader {
 pub struct Frame {
     pub(crate) kind: FrameType,
     pub(crate) meta: Vec<u8>,
-    pub(crate) data: Vec<u8>,
+    pub(crate) data: Data,
 }
 
 impl Frame {
@@ -212,20 +222,28 @@ impl Frame {
         Ok(frame)
     }
 
-    /// Reads one frame, the `sequence`th of its stream, from `input`, which must end with it.
+    /// The frame that these parts are together, the `sequence`th of its stream. Its data stays in them.
     ///
     /// # Errors
     ///
-    /// As for [`parse`](Self::parse), and what keeps the input from being read. No more than `max_data` bytes of data are
-    /// taken.
-    pub fn read(input: impl Read, sequence: u64, max_data: u64) -> Result<Self, DecodeError> {
-        let mut reader = FrameReader { input, sequence, max_data };
-        let frame = reader.next()?;
-        let frame = frame.ok_or(DecodeError::Truncated { field: "frame", needed: 1, left: 0 })?;
-        if read_up_to(&mut reader.input, &mut [0])? > 0 {
+    /// As for [`parse`](Self::parse), and more than `max_data` bytes of data.
+    pub fn of_parts(parts: Vec<Vec<u8>>, sequence: u64, max_data: u64) -> Result<Self, DecodeError> {
+        let whole = Data::of_parts(parts);
+        let len = whole.len();
+        let head = whole.get(0..len.min(HEADER_LEN));
+        let head = head.first_chunk().ok_or_else(|| cut_header(&head))?;
+        let header = FrameHeader::parse(head)?;
+        header.check_data(max_data)?;
+        let (data_at, needed) = (HEADER_LEN + header.meta_len as usize, header.frame_len());
+        if (len as u64) < needed {
+            return Err(DecodeError::Truncated { field: "frame", needed, left: len as u64 });
+        }
+        if len as u64 > needed {
             return Err(DecodeError::Invalid { field: "frame", why: "bytes left over at the end" });
         }
-        Ok(frame)
+        let meta = whole.get(HEADER_LEN..data_at).into_owned();
+        header.verify(&meta, sequence)?;
+        Ok(Frame { kind: header.kind, meta, data: whole.split_off(data_at) })
     }
 
     /// What it holds.
@@ -260,21 +278,13 @@ impl<R: Read> FrameReader<R> {
             return Ok(None);
         }
         if got < HEADER_LEN {
-            // A short start that is not even ours is better named as such.
-            if head[..got.min(4)] != MAGIC[..got.min(4)] {
-                return Err(DecodeError::Invalid { field: "frame magic", why: "this is not a MiG stream" });
-            }
-            let (needed, left) = (HEADER_LEN as u64, got as u64);
-            return Err(DecodeError::Truncated { field: "frame header", needed, left });
+            return Err(cut_header(&head[..got]));
         }
         let header = FrameHeader::parse(&head)?;
-        if u64::from(header.data_len) > self.max_data {
-            let (value, max) = (header.data_len.into(), self.max_data);
-            return Err(DecodeError::TooLarge { field: "frame data length", value, max });
-        }
+        header.check_data(self.max_data)?;
         let meta = self.part(header.meta_len, "frame meta")?;
         header.verify(&meta, self.sequence)?;
-        let data = self.part(header.data_len, "frame data")?;
+        let data = self.part(header.data_len, "frame data")?.into();
         self.sequence += 1;
         Ok(Some(Frame { kind: header.kind, meta, data }))
     }
@@ -286,8 +296,8 @@ impl<R: Read> FrameReader<R> {
         while part.len() < len {
             let (start, step) = (part.len(), (len - part.len()).min(1 << 22));
             part.reserve_exact(if start == 0 { step.min(len) } else { len - start });
-            part.resize(start + step, 0);
-            let got = read_up_to(&mut self.input, &mut part[start..])?;
+            let got = self.input.by_ref().take(step as u64).read_to_end(&mut part);
+            let got = got.map_err(|source| DecodeError::Io { what: "reading the stream", source })?;
             if got < step {
                 let left = (start + got) as u64;
                 return Err(DecodeError::Truncated { field, needed: len as u64, left });
@@ -301,6 +311,17 @@ impl<R: Read + Send> FrameRead for FrameReader<R> {
     fn read_frame(&mut self) -> Result<Option<Frame>, DecodeError> {
         self.next()
     }
+}
+
+/// What is wrong with a header that is cut.
+fn cut_header(head: &[u8]) -> DecodeError {
+    // A short start that is not even ours is better named as such.
+    let shared = head.len().min(MAGIC.len());
+    if head[..shared] != MAGIC[..shared] {
+        return DecodeError::Invalid { field: "frame magic", why: "this is not a MiG stream" };
+    }
+    let (needed, left) = (HEADER_LEN as u64, head.len() as u64);
+    DecodeError::Truncated { field: "frame header", needed, left }
 }
 
 /// Fills `buffer` as far as the input goes.
@@ -327,9 +348,17 @@ mod tests {
         bytes.extend_from_slice(b"raw");
         let frame = FrameReader::new(bytes.as_slice(), 100).next().unwrap().unwrap();
         assert_eq!(
-            (frame.kind, &*frame.meta, &*frame.data),
+            (frame.kind, &*frame.meta, &*frame.data.get(0..3)),
             (FrameType::Block, &b"meta part"[..], &b"raw"[..])
         );
+        for cut in 0..bytes.len() {
+            let parts = vec![bytes[..cut].to_vec(), bytes[cut..].to_vec()];
+            assert_eq!(Frame::of_parts(parts, 0, 100).unwrap(), frame, "{cut}");
+            assert!(Frame::of_parts(vec![bytes[..cut].to_vec()], 0, 100).is_err(), "{cut}");
+        }
+        let more = vec![bytes.clone(), vec![0]];
+        assert!(matches!(Frame::of_parts(more, 0, 100), Err(DecodeError::Invalid { field: "frame", .. })));
+        assert!(matches!(Frame::of_parts(vec![bytes.clone()], 0, 2), Err(DecodeError::TooLarge { .. })));
         for bit in 0..(bytes.len() - 3) * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);

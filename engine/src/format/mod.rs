@@ -4,6 +4,7 @@
 //! typed. Nothing in this module knows how pages are found or coded.
 
 pub(crate) mod block;
+pub(crate) mod data;
 pub(crate) mod frame;
 pub(crate) mod header;
 pub(crate) mod index;

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::{Mutex, PoisonError};
 
 use super::{ImageError, ImageLayout, PAGE, is_zero, spool};
 
@@ -27,6 +28,8 @@ pub struct ImageWriter {
     len: u64,
     target: WriteAs,
     layout: ImageLayout,
+    /// The kernel lets one thread at a time write into a file. Threads that wait here sleep; there, they would spin.
+    writing: Mutex<()>,
 }
 
 impl ImageWriter {
@@ -62,7 +65,7 @@ impl ImageWriter {
                 .ok_or(ImageError::NoAddresses { format: layout.format() })?,
         };
         file.set_len(len).map_err(|source| ImageError::Output { len, source })?;
-        Ok(Self { file, len, target, layout: layout.clone() })
+        Ok(Self { file, len, target, layout: layout.clone(), writing: Mutex::default() })
     }
 
     /// Where a page lies in the file; None past the last page and for pages that are left out.
@@ -120,6 +123,7 @@ impl ImageWriter {
             let here = ((segment.end_page() - page) * PAGE).min(rest.len() as u64);
             let (now, later) = rest.split_at(here as usize);
             if let Some(offset) = self.page_offset(page) {
+                let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
                 self.file.write_all_at(now, offset)?;
             }
             page += here / PAGE;

@@ -22,6 +22,8 @@ pub struct FlatFile {
     pages: u64,
     /// Pages that were written.
     known: Mutex<Bits>,
+    /// The kernel lets one thread at a time write into a file. Threads that wait here sleep; there, they would spin.
+    writing: Mutex<()>,
     /// Whether a page that was sent could not be kept.
     incomplete: bool,
 }
@@ -35,7 +37,7 @@ impl FlatFile {
     pub fn new(file: File, pages: u64) -> io::Result<Self> {
         file.set_len(0)?;
         file.set_len(pages * PAGE_SIZE as u64)?;
-        Ok(FlatFile { file, pages, known: Mutex::default(), incomplete: false })
+        Ok(FlatFile { file, pages, known: Mutex::default(), writing: Mutex::default(), incomplete: false })
     }
 
     /// Number of pages.
@@ -107,7 +109,10 @@ impl FlatFile {
 impl PageStore for FlatFile {
     fn write(&self, first_page: u64, bytes: &[u8]) -> io::Result<()> {
         let at = self.range(first_page, bytes.len())?;
-        self.file.write_all_at(bytes, at)?;
+        {
+            let _one = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.file.write_all_at(bytes, at)?;
+        }
         self.set_known(first_page, (bytes.len() / PAGE_SIZE) as u64);
         Ok(())
     }

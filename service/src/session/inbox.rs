@@ -4,7 +4,6 @@
 //! the sum of all frames against the window that the sender was told. Memory comes with the bytes, not with the promise.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -60,29 +59,8 @@ impl Coming {
     }
 
     fn read(self, sequence: u64) -> Arrival {
-        let reader = Parts { parts: self.parts.into_iter().flatten().collect(), at: (0, 0) };
-        Arrival { sequence, frame: Frame::read(reader, sequence, self.len.into()) }
-    }
-}
-
-/// A frame's bytes, part after part; each part is given back as soon as it was read.
-struct Parts {
-    parts: Vec<Box<[u8]>>,
-    at: (usize, usize),
-}
-
-impl Read for Parts {
-    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
-        let (number, start) = self.at;
-        let Some(part) = self.parts.get_mut(number) else { return Ok(0) };
-        let count = to.len().min(part.len() - start);
-        to[..count].copy_from_slice(&part[start..start + count]);
-        self.at = (number, start + count);
-        if start + count == part.len() {
-            *part = Box::default();
-            self.at = (number + 1, 0);
-        }
-        Ok(count)
+        let parts = self.parts.into_iter().flatten().map(<[u8]>::into_vec).collect();
+        Arrival { sequence, frame: Frame::of_parts(parts, sequence, self.len.into()) }
     }
 }
 

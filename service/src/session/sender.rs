@@ -297,7 +297,11 @@ impl<'f> Sender<'f> {
             }
             scope.spawn(|| self.tick(control, &stop));
             let heard = self.hear(control, recode, watch);
-            stop.store(true, Ordering::Relaxed);
+            {
+                let _end = lock(&self.end);
+                stop.store(true, Ordering::Relaxed);
+            }
+            self.ended.notify_all();
             // None is waited for, not even one that is being opened: over a link that is full, that takes a while.
             for socket in lock(&sockets).values() {
                 let _ = socket.shutdown(Shutdown::Both);
@@ -333,7 +337,11 @@ impl<'f> Sender<'f> {
                     return;
                 }
             }
-            thread::sleep(TICK);
+            // Until then, or something ends.
+            let end = lock(&self.end);
+            if !stop.load(Ordering::Relaxed) && !self.is_over() {
+                let _ = self.ended.wait_timeout(end, TICK);
+            }
         }
     }
 

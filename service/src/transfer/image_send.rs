@@ -131,7 +131,7 @@ fn send<'f>(
     let watcher = Watcher { on, returned: &|_| {} };
     thread::scope(|scope| {
         let running = scope.spawn(|| sender.run(opened.control, &recode, &watcher));
-        scope.spawn(|| tell_progress(&sender, &account, image.page_count(), start, on, &over));
+        let teller = scope.spawn(|| tell_progress(&sender, &account, image.page_count(), start, on, &over));
         let coded = Encoder::new(setup()).and_then(|mut encoder| {
             let mut sink = |frame| {
                 account.add(&frame);
@@ -153,6 +153,7 @@ fn send<'f>(
         }
         let outcome = sender.wait();
         over.store(true, Ordering::Relaxed);
+        teller.thread().unpark();
         let _ = running.join();
         coded.map_err(Failed::Here)?;
         match outcome {

@@ -277,7 +277,7 @@ fn run(
     let watcher = Watcher { on, returned: &given_back };
     thread::scope(|scope| {
         let running = scope.spawn(|| sender.run(control, &recode, &watcher));
-        scope.spawn(|| tell_progress(&sender, &account, total_pages, start, on, &over));
+        let teller = scope.spawn(|| tell_progress(&sender, &account, total_pages, start, on, &over));
         let (all_memory, last) = (AtomicBool::new(false), Mutex::new(None));
         let choose = |next| sender.choose(next);
         let out = |event: Out<'_>| take(event, &sender, &account, &batches, &header, on);
@@ -312,6 +312,7 @@ fn run(
         }
         let outcome = sender.wait();
         over.store(true, Ordering::Relaxed);
+        teller.thread().unpark();
         // Whatever QEMU still waits for will not come.
         let _ = socket.shutdown(std::net::Shutdown::Both);
         let _ = running.join();

@@ -261,7 +261,7 @@ impl Account {
     }
 }
 
-/// Tells progress until `over`.
+/// Tells progress until `over`; whoever says that wakes the thread.
 pub(super) fn tell_progress(
     sender: &Sender<'_>,
     account: &Account,
@@ -274,8 +274,9 @@ pub(super) fn tell_progress(
     let mut rate = 0.0;
     let mut next = Instant::now() + PROGRESS;
     while !over.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_millis(20));
-        if Instant::now() < next {
+        let left = next.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            thread::park_timeout(left);
             continue;
         }
         next = Instant::now() + PROGRESS;

@@ -3,7 +3,7 @@
 //! One thread reads, any thread writes, and neither waits for the other: what TLS keeps is behind a lock that is only
 //! held while bytes are turned into records and back, never while the socket blocks. Every wait has a limit.
 
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -271,22 +271,41 @@ impl Channel {
         until: Option<Instant>,
         what: &'static str,
     ) -> Result<usize, WireError> {
+        let copy = &mut |bytes: &[u8]| {
+            let count = to.len().min(bytes.len());
+            to[..count].copy_from_slice(&bytes[..count]);
+            count
+        };
+        self.take_some(copy, until, what)
+    }
+
+    /// Has bytes taken that have come, at least one; waits for them until then, or for ever. `take` says how many it took.
+    fn take_some(
+        &self,
+        take: &mut dyn FnMut(&[u8]) -> usize,
+        until: Option<Instant>,
+        what: &'static str,
+    ) -> Result<usize, WireError> {
         let mut incoming = lock(&self.incoming);
         let Some(tls) = &self.tls else {
             if incoming.start == incoming.end {
                 self.fill(&mut incoming, until, what)?;
             }
-            let count = to.len().min(incoming.end - incoming.start);
-            to[..count].copy_from_slice(&incoming.bytes[incoming.start..][..count]);
+            let count = take(&incoming.bytes[incoming.start..incoming.end]);
             incoming.start += count;
             return Ok(count);
         };
         loop {
             let (readable, answer) = {
                 let mut tls = lock(tls);
-                match tls.reader().read(to) {
-                    Ok(0) => return Err(WireError::Closed { what }),
-                    Ok(count) => return Ok(count),
+                let mut reader = tls.reader();
+                match reader.fill_buf() {
+                    Ok([]) => return Err(WireError::Closed { what }),
+                    Ok(bytes) => {
+                        let count = take(bytes);
+                        reader.consume(count);
+                        return Ok(count);
+                    }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                     Err(error) => return Err(WireError::io(what, self.limit)(error)),
                 }
@@ -392,14 +411,17 @@ impl Channel {
             return Err(WireError::Protocol(format!("a segment of {len} bytes that should have others")));
         }
         admit(&segment)?;
-        let mut body = vec![0; segment.len()].into_boxed_slice();
-        let mut filled = 0;
-        while filled < body.len() {
-            let more = self.read_some(&mut body[filled..], Some(Instant::now() + self.limit), what)?;
-            filled += more;
+        let mut body = Vec::with_capacity(segment.len());
+        while body.len() < segment.len() {
+            let append = &mut |bytes: &[u8]| {
+                let count = bytes.len().min(segment.len() - body.len());
+                body.extend_from_slice(&bytes[..count]);
+                count
+            };
+            let more = self.take_some(append, Some(Instant::now() + self.limit), what)?;
             count.fetch_add(more as u64, Ordering::Relaxed);
         }
-        Ok((segment, body))
+        Ok((segment, body.into_boxed_slice()))
     }
 
     /// Sends one message.
