@@ -726,12 +726,11 @@ pub fn alone_of_batch(
 /// Those of the pages that are not as they were sent last.
 fn changed(level: Level, pages: &PageSet, bytes: &[u8], past: &dyn LastSent) -> Option<PageSet> {
     let numbers: Vec<u64> = pages.ranges().flatten().collect();
-    let differs = |(page, bytes): (&u64, &[u8; PAGE_SIZE])| {
-        let mut last = [0; PAGE_SIZE];
-        !(past.read(*page, &mut last) && page_eq(level, &last, bytes))
+    let differs = |last: &mut Page, (page, bytes): (&u64, &Page)| {
+        !(past.read(*page, last) && page_eq(level, last, bytes))
     };
-    let changed: Vec<bool> =
-        numbers.par_iter().zip(bytes.as_chunks::<PAGE_SIZE>().0).with_min_len(64).map(differs).collect();
+    let all = numbers.par_iter().zip(bytes.as_chunks::<PAGE_SIZE>().0).with_min_len(64);
+    let changed: Vec<bool> = all.map_init(|| [0; PAGE_SIZE], differs).collect();
     let ranges = numbers.iter().zip(changed).filter(|(_, changed)| *changed).map(|(&page, _)| page..page + 1);
     PageSet::from_ranges(ranges).ok()
 }

@@ -32,6 +32,12 @@ impl Batch {
         self.bytes.extend_from_slice(content);
     }
 
+    /// Gives an empty batch room for its bytes.
+    pub(super) fn fill_into(&mut self, room: Vec<u8>) {
+        debug_assert!(self.numbers.is_empty() && room.is_empty());
+        self.bytes = room;
+    }
+
     /// The pages and their bytes, in the order of the set; none is left.
     ///
     /// # Errors
@@ -71,6 +77,7 @@ mod tests {
             }
             assert_eq!(batch.len(), numbers.len());
             let (pages, bytes) = batch.take().unwrap().unwrap();
+            batch.fill_into(Vec::with_capacity(1));
             let expected = {
                 let mut sorted = numbers.to_vec();
                 sorted.sort_unstable();

@@ -1,5 +1,6 @@
 //! Streams in files: packed, unpacked, or just their memory.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
@@ -31,6 +32,8 @@ use crate::worker::ScanWorker;
 
 /// Pages of a block.
 const BLOCK_PAGES: u64 = 1 << 13;
+/// Batches whose bytes are used again.
+const LENT: usize = 4;
 /// Bytes of scripts that wait for the first round: some hundred GiB of memory have as many.
 const SCRIPTS: usize = 64 << 20;
 
@@ -211,6 +214,10 @@ pub struct Coder<'a, F> {
     gathered: Option<Gathered<'a>>,
     out: F,
     round_bytes: u64,
+    /// Bytes of the last batches, which others may have, too.
+    lent: VecDeque<Arc<Vec<u8>>>,
+    /// The last version of a page that has come.
+    last: Box<Page>,
 }
 
 impl<F> std::fmt::Debug for Coder<'_, F> {
@@ -227,7 +234,8 @@ impl<'a, F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Coder<'a, F> {
             pages: Vec::new(),
             scripts: Vec::new(),
         });
-        Coder { coding, choose, past: Some(past), session: None, gathered, out, round_bytes: 0 }
+        let (past, lent, last) = (Some(past), VecDeque::new(), Box::new([0; PAGE_SIZE]));
+        Coder { coding, choose, past, session: None, gathered, out, round_bytes: 0, lent, last }
     }
 
     /// Sends what was gathered, if that was not done before.
@@ -287,6 +295,9 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
             return if past.is_complete() { Ok(()) } else { Err(full().into()) };
         }
         let (pages, bytes) = (Arc::new(pages), Arc::new(bytes));
+        if self.lent.len() < LENT {
+            self.lent.push_back(bytes.clone());
+        }
         (self.out)(Out::Batch(round, &pages, &bytes))?;
         let out = &mut self.out;
         let mut sink = |frame| out(Out::Frame(frame));
@@ -297,6 +308,14 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
         };
         self.round_bytes += batched.bytes;
         Ok(())
+    }
+
+    fn room(&mut self) -> Vec<u8> {
+        let is_back = |bytes: &mut Arc<Vec<u8>>| Arc::strong_count(bytes) == 1;
+        let back = self.lent.pop_front_if(is_back).and_then(|bytes| Arc::try_unwrap(bytes).ok());
+        let mut room = back.unwrap_or_default();
+        room.clear();
+        room
     }
 
     fn script(&mut self, script: Vec<u8>) -> Result<(), StreamError> {
@@ -316,9 +335,8 @@ impl<F: FnMut(Out<'_>) -> Result<(), EncodeError> + Send> Consumer for Coder<'_,
     }
 
     fn is_unchanged(&mut self, page: u64, content: &Page) -> bool {
-        let mut last = [0; PAGE_SIZE];
         let Some((_, past)) = &self.session else { return false };
-        LastSent::read(past, page, &mut last) && last == *content
+        LastSent::read(past, page, &mut self.last) && *self.last == *content
     }
 
     fn round(&mut self, round: RoundEnd) -> Result<(), StreamError> {
@@ -402,6 +420,10 @@ impl<C: Consumer> Consumer for Remember<'_, C> {
 
     fn pages(&mut self, round: u64, pages: PageSet, bytes: Vec<u8>) -> Result<(), C::Error> {
         self.inner.pages(round, pages, bytes)
+    }
+
+    fn room(&mut self) -> Vec<u8> {
+        self.inner.room()
     }
 
     fn script(&mut self, script: Vec<u8>) -> Result<(), C::Error> {

@@ -141,12 +141,16 @@ pub struct Rebuilder<W> {
     blocks: Vec<RamBlock>,
     page_count: u64,
     written: u64,
+    /// Pages, and records of them, that are being written.
+    contents: Vec<u8>,
+    records: Vec<u8>,
 }
 
 impl<W: Write> Rebuilder<W> {
     /// Writes to `out`; the memory has so many pages.
     pub fn new(out: W, page_count: u64) -> Self {
-        Rebuilder { out, blocks: Vec::new(), page_count, written: 0 }
+        let (contents, records) = (Vec::new(), Vec::new());
+        Rebuilder { out, blocks: Vec::new(), page_count, written: 0, contents, records }
     }
 
     /// Bytes written so far.
@@ -233,8 +237,9 @@ impl<W: Write> Rebuilder<W> {
     ) -> Result<(), DecodeError> {
         const ZERO: Page = [0; PAGE_SIZE];
         let most = count.min(AT_ONCE) as usize;
-        let mut contents = vec![0; most * PAGE_SIZE];
-        let mut records = Vec::with_capacity(most * (PAGE_SIZE + 8) + 256);
+        let (mut contents, mut records) =
+            (std::mem::take(&mut self.contents), std::mem::take(&mut self.records));
+        contents.resize(contents.len().max(most * PAGE_SIZE), 0);
         for start in (first..first + count).step_by(AT_ONCE as usize) {
             let now = (first + count - start).min(AT_ONCE) as usize;
             let contents = &mut contents[..now * PAGE_SIZE];
@@ -259,6 +264,7 @@ impl<W: Write> Rebuilder<W> {
             }
             self.write(&records)?;
         }
+        (self.contents, self.records) = (contents, records);
         Ok(())
     }
 

@@ -43,6 +43,11 @@ pub trait Consumer {
     /// Whatever ends the work.
     fn pages(&mut self, round: u64, pages: PageSet, bytes: Vec<u8>) -> Result<(), Self::Error>;
 
+    /// Room for the bytes of the next pages: empty, and better not new, since the system clears new memory.
+    fn room(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// A script, to be run when all pages so far are in place.
     ///
     /// # Errors
@@ -170,6 +175,7 @@ impl<C: Consumer> Transcoder<C> {
         }
         if let Some((pages, bytes)) = self.batch.take()? {
             self.to.pages(self.round.round, pages, bytes)?;
+            self.batch.fill_into(self.to.room());
         }
         if !self.script.is_empty() {
             let script = self.script.take();
